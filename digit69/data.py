@@ -7,7 +7,7 @@ __all__ = ['SIDE', 'KEYS', 'BrainDataset', 'Split', 'stimulus_ids', 'shared_stim
            'split_from_arrays', 'read_split', 'to_arrays', 'write_split', 'kfold', 'leave_stimulus_out',
            'development_file']
 
-# %% ../nbs/10_data.ipynb #f4633969
+# %% ../nbs/10_data.ipynb #21c73e10
 import os
 import zipfile
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ import numpy as np
 
 from .core import DataError, checkout, sha256, writing
 
-# %% ../nbs/10_data.ipynb #da70cf3f
+# %% ../nbs/10_data.ipynb #5afb0d0f
 SIDE = 28  # stimuli are SIDE x SIDE pixels
 
 def _finite(a: np.ndarray, name: str) -> np.ndarray:
@@ -95,7 +95,7 @@ class BrainDataset:
         extra = "".join(f", {k}" for k in ("images", "labels", "sessions") if getattr(self, k) is not None)
         return f"BrainDataset({self.name}: {self.n} rows x {self.n_voxels} voxels{extra})"
 
-# %% ../nbs/10_data.ipynb #695068b1
+# %% ../nbs/10_data.ipynb #c2ae54d8
 @dataclass(frozen=True, eq=False)
 class Split:
     """Rows to learn from and rows to be examined on.
@@ -126,7 +126,7 @@ class Split:
         join = lambda k: None if (a := getattr(self.train, k)) is None or (b := getattr(self.test, k)) is None else np.concatenate([a, b])
         return BrainDataset(join("fmri"), join("images"), join("labels"), self.train.name, join("sessions"))
 
-# %% ../nbs/10_data.ipynb #a48399e1
+# %% ../nbs/10_data.ipynb #c39ab00f
 def stimulus_ids(
     images: np.ndarray,  # (N,28,28)
 ) -> np.ndarray:         # (N,) integers, equal exactly where the images are equal
@@ -142,7 +142,7 @@ def shared_stimuli(
     ids = stimulus_ids(np.concatenate([split.train.images, split.test.images]))
     return np.nonzero(np.isin(ids[split.train.n:], ids[:split.train.n]))[0]
 
-# %% ../nbs/10_data.ipynb #9e2d5167
+# %% ../nbs/10_data.ipynb #b0e317f6
 def upright(
     stim: np.ndarray,  # (N,784) as MATLAB stores images, column by column, or (N,28,28) already upright
 ) -> np.ndarray:       # (N,28,28) upright
@@ -155,7 +155,7 @@ def column_major(
     "The way back: images as the published layout stores them."
     return np.ascontiguousarray(images.transpose(0, 2, 1)).reshape(len(images), -1)
 
-# %% ../nbs/10_data.ipynb #eb05c40a
+# %% ../nbs/10_data.ipynb #946d748a
 KEYS = ("fmriTrn", "stimTrn", "labelTrn", "fmriTest", "stimTest", "labelTest")
 
 def _load_mat(path: Path) -> dict:
@@ -190,7 +190,7 @@ def read_arrays(
             raise DataError(f"{path}: {key} holds {getattr(a, 'dtype', type(a).__name__)} values, not a plain numeric array")
     return arrays
 
-# %% ../nbs/10_data.ipynb #6ec16ce0
+# %% ../nbs/10_data.ipynb #6be408f3
 def _stimuli(a: np.ndarray, key: str, scale: float) -> np.ndarray:
     "Stimuli as the file holds them -> (N,28,28) in [0,1]."
     flat = a.ndim == 2 and a.shape[1] == SIDE * SIDE
@@ -214,7 +214,7 @@ def _classes_or_sessions(images, labels):
     mixed = sum(len(np.unique(labels[ids == i])) > 1 for i in np.unique(ids))
     return mixed == 0, None if mixed == 0 else f"label fields differ between repeats of {mixed} stimuli: read as sessions, not classes"
 
-# %% ../nbs/10_data.ipynb #9b1b2d86
+# %% ../nbs/10_data.ipynb #0c8c8836
 def split_from_arrays(
     arrays: dict,            # published keys -> arrays, as `read_arrays` returns them
     name: str = "data",
@@ -236,7 +236,7 @@ def split_from_arrays(
         remarks.append(remark)
     return Split(train, test, name, provenance={"remarks": remarks, **(provenance or {})})
 
-# %% ../nbs/10_data.ipynb #102c9b94
+# %% ../nbs/10_data.ipynb #da6317fa
 def read_split(
     path: str | Path,        # a .mat or .npz file in the published layout
     name: str | None = None, # what to call it; default: the file's stem
@@ -248,7 +248,7 @@ def read_split(
     split.provenance.update(train_rows=[0, split.train.n], test_rows=[0, split.test.n], row_convention="half-open ranges within fmriTrn and fmriTest")
     return split
 
-# %% ../nbs/10_data.ipynb #92600a1b
+# %% ../nbs/10_data.ipynb #1929bd4f
 def to_arrays(split: Split) -> dict:
     "A `Split` as arrays in the published layout; absent parts are left out."
     out = {}
@@ -276,7 +276,7 @@ def write_split(
         savemat(f, arrays, do_compression=True) if path.suffix == ".mat" else np.savez(f, **arrays)
     return path
 
-# %% ../nbs/10_data.ipynb #c8fe54bb
+# %% ../nbs/10_data.ipynb #c661d669
 def kfold(
     data: BrainDataset,
     folds: int = 10,
@@ -294,7 +294,7 @@ def kfold(
     return [Split(data.rows(trn), data.rows(tst), f"{data.name} repeat {i // folds} fold {i % folds}", seed,
                   {"protocol": protocol, "sha256": data.digest, "train_rows": trn, "test_rows": tst}) for i, (trn, tst) in enumerate(cuts)]
 
-# %% ../nbs/10_data.ipynb #82f1674d
+# %% ../nbs/10_data.ipynb #45e3406b
 def leave_stimulus_out(
     data: BrainDataset,
     folds: int | None = None,  # None: as many folds as there are stimuli
@@ -311,7 +311,7 @@ def leave_stimulus_out(
                   {"protocol": f"leave-stimulus-out, {folds} folds over {distinct} stimuli", "sha256": data.digest,
                    "train_rows": trn, "test_rows": tst}) for i, (trn, tst) in enumerate(cuts)]
 
-# %% ../nbs/10_data.ipynb #3d618e08
+# %% ../nbs/10_data.ipynb #4accda44
 def development_file(
     name: str,  # file name, e.g. digit69_dev.mat
 ) -> Path | None:
