@@ -119,15 +119,15 @@ def writing(
         try: tmp.unlink(missing_ok=True)
         except OSError: pass
 
-# %% ../nbs/00_core.ipynb #be752758
-def _plain(x):
-    "Turn numpy and paths into what JSON knows; NaN becomes null, floats keep six decimals."
-    if isinstance(x, dict): return {str(k): _plain(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple, set)): return [_plain(v) for v in x]
-    if isinstance(x, np.ndarray): return _plain(x.tolist())
+# %% ../nbs/00_core.ipynb #eb7cafdd
+def _plain(x, digits):
+    "Turn numpy and paths into what JSON knows; NaN becomes null, floats keep `digits` decimals (None: all)."
+    if isinstance(x, dict): return {str(k): _plain(v, digits) for k, v in x.items()}
+    if isinstance(x, (list, tuple, set)): return [_plain(v, digits) for v in x]
+    if isinstance(x, np.ndarray): return _plain(x.tolist(), digits)
     if isinstance(x, (bool, np.bool_)): return bool(x)
     if isinstance(x, (int, np.integer)): return int(x)
-    if isinstance(x, (float, np.floating)): return round(float(x), 6) if np.isfinite(x) else None
+    if isinstance(x, (float, np.floating)): return (float(x) if digits is None else round(float(x), digits)) if np.isfinite(x) else None
     return x if x is None or isinstance(x, str) else str(x)
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -135,9 +135,9 @@ def write_text(path: str | Path, text: str) -> Path:
     with writing(path) as tmp: tmp.write_text(text, encoding="utf-8")
     return Path(path)
 
-def write_json(path: str | Path, obj) -> Path:
-    "Write `obj` as JSON with sorted keys, whole or not at all."
-    return write_text(path, json.dumps(_plain(obj), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+def write_json(path: str | Path, obj, digits: int | None = 6) -> Path:
+    "Write `obj` as JSON with sorted keys, whole or not at all. Floats keep `digits` decimals; None keeps them exact."
+    return write_text(path, json.dumps(_plain(obj, digits), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 def write_npz(path: str | Path, **arrays) -> Path:
     "Write named arrays to `path` (.npz, compressed), whole or not at all."
