@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Digit69Error', 'DataError', 'ModelError', 'OutputError', 'derive_seed', 'rng', 'set_threads', 'pick_device', 'quiet',
            'say', 'progress', 'writing', 'write_text', 'write_json', 'write_npz', 'read_json', 'output_folder',
-           'sha256', 'checkout', 'manifest', 'stopwatch']
+           'sha256', 'checkout', 'manifest', 'claim', 'stopwatch']
 
 # %% ../nbs/00_core.ipynb #06b16059
 import errno
@@ -88,7 +88,7 @@ def progress(items=None, what: str = "", **kwargs):
     from tqdm.auto import tqdm
     return tqdm(items, desc=what, disable=_quiet, leave=False, **kwargs)
 
-# %% ../nbs/00_core.ipynb #e26accf3
+# %% ../nbs/00_core.ipynb #803ac290
 def _reason(e: OSError) -> str:
     "What a failed write means for the person who has to mend it."
     hints = {errno.ENOSPC: "the disk is full: free some space or choose another --out",
@@ -99,6 +99,7 @@ def _reason(e: OSError) -> str:
              errno.EROFS: "that file system is read-only: choose another --out",
              errno.ENOTDIR: "a part of that path is a file, not a folder: choose another --out",
              errno.EEXIST: "a file of that name is in the way: choose another --out",
+             errno.ENOENT: "no such folder can be made there: choose another --out",
              errno.EISDIR: "a folder of that name is in the way: choose another name"}
     return hints.get(e.errno, e.strerror or str(e))
 
@@ -119,7 +120,7 @@ def writing(
         try: tmp.unlink(missing_ok=True)
         except OSError: pass
 
-# %% ../nbs/00_core.ipynb #eb7cafdd
+# %% ../nbs/00_core.ipynb #4b469be1
 def _plain(x, digits):
     "Turn numpy and paths into what JSON knows; NaN becomes null, floats keep `digits` decimals (None: all)."
     if isinstance(x, dict): return {str(k): _plain(v, digits) for k, v in x.items()}
@@ -136,8 +137,8 @@ def write_text(path: str | Path, text: str) -> Path:
     return Path(path)
 
 def write_json(path: str | Path, obj, digits: int | None = 6) -> Path:
-    "Write `obj` as JSON with sorted keys, whole or not at all. Floats keep `digits` decimals; None keeps them exact."
-    return write_text(path, json.dumps(_plain(obj, digits), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    "Write `obj` as JSON, whole or not at all. Floats keep `digits` decimals; None keeps them exact."
+    return write_text(path, json.dumps(_plain(obj, digits), indent=1, ensure_ascii=False) + "\n")
 
 def write_npz(path: str | Path, **arrays) -> Path:
     "Write named arrays to `path` (.npz, compressed), whole or not at all."
@@ -206,6 +207,24 @@ def manifest(**facts) -> dict:
             "versions": {"digit69": version("digit69"), "python": platform.python_version(), **{p: version(p) for p in _reported}},
             "git_commit": _git_commit(), "machine": {"system": platform.platform(), "cores": os.cpu_count(),
                                                      "threads": torch.get_num_threads(), "cuda": torch.cuda.is_available()}}
+
+# %% ../nbs/00_core.ipynb #25e2d9e9
+def claim(
+    out: str | Path,   # the run folder; made if need be
+    **identity,        # what makes two runs the same, e.g. command, data sha256, seed
+) -> Path:
+    "Make a run folder ours, or raise `OutputError` when it holds something else."
+    out = Path(out)
+    identity = json.loads(json.dumps(_plain(identity, None)))
+    if out.is_dir() and any(out.iterdir()):
+        if not (out/"manifest.json").is_file():
+            raise OutputError(f"{out} is not empty and holds no digit69 run: choose another --out")
+        was = read_json(out/"manifest.json").get("identity", {})
+        if differs := [k for k in identity if was.get(k) != identity[k]]:
+            raise OutputError(f"{out} holds another run (different {', '.join(differs)}): choose another --out")
+    output_folder(out)
+    write_json(out/"manifest.json", {"schema_version": 1, "status": "running", "identity": identity})
+    return out
 
 # %% ../nbs/00_core.ipynb #472fd6e1
 @contextmanager

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'KEYS', 'BrainDataset', 'Split', 'stimulus_ids', 'shared_stimuli', 'upright', 'column_major', 'read_arrays',
-           'split_from_arrays', 'read_split', 'to_arrays', 'write_split', 'kfold', 'leave_stimulus_out',
-           'development_file']
+           'split_from_arrays', 'read_split', 'read_test_rows', 'to_arrays', 'write_split', 'kfold',
+           'leave_stimulus_out', 'development_file']
 
 # %% ../nbs/10_data.ipynb #21c73e10
 import os
@@ -17,7 +17,7 @@ import numpy as np
 
 from .core import DataError, checkout, sha256, writing
 
-# %% ../nbs/10_data.ipynb #5afb0d0f
+# %% ../nbs/10_data.ipynb #61df8c4b
 SIDE = 28  # stimuli are SIDE x SIDE pixels
 
 def _finite(a: np.ndarray, name: str) -> np.ndarray:
@@ -28,6 +28,7 @@ def _finite(a: np.ndarray, name: str) -> np.ndarray:
     if bad.any():
         rows = np.unique(np.nonzero(bad)[0]) if a.ndim else []
         raise DataError(f"{name} holds {bad.sum()} NaN or infinite values (first in row {rows[0]}): remove or impute them first")
+    if a.dtype == np.float32 and a.flags.c_contiguous and not a.flags.writeable: return a   # already ours: no second copy of a large array
     with np.errstate(over="ignore"): out = np.array(a, np.float32, order="C")
     if not np.isfinite(out).all(): raise DataError(f"{name} holds values too large for float32: rescale it")
     return out
@@ -247,6 +248,15 @@ def read_split(
     split = split_from_arrays(arrays, name or path.stem, {"file": path.name, "sha256": sha256(path), "protocol": "published split"})
     split.provenance.update(train_rows=[0, split.train.n], test_rows=[0, split.test.n], row_convention="half-open ranges within fmriTrn and fmriTest")
     return split
+
+# %% ../nbs/10_data.ipynb #9e564ba5
+def read_test_rows(
+    path: str | Path,  # a .mat or .npz file with at least fmriTest
+) -> BrainDataset:     # blind: voxels only
+    "The rows to reconstruct in a data file, whatever else it holds."
+    arrays = read_arrays(path)
+    if "fmriTest" not in arrays: raise DataError(f"{path} lacks fmriTest: the rows to reconstruct (found: {', '.join(arrays) or 'none of the known keys'})")
+    return BrainDataset(_voxels(arrays["fmriTest"], "fmriTest", arrays.get("stimTest")), name=Path(path).stem)
 
 # %% ../nbs/10_data.ipynb #1929bd4f
 def to_arrays(split: Split) -> dict:

@@ -6,7 +6,7 @@
 __all__ = ['PALETTE', 'house_style', 'save', 'digit_rows', 'interval_bars', 'metric_panels', 'best_and_worst', 'matrix',
            'scatter_map']
 
-# %% ../nbs/21_plots.ipynb #ae05d5e1
+# %% ../nbs/21_plots.ipynb #f5a70ddf
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from .core import writing
 
-# %% ../nbs/21_plots.ipynb #f71c8d9f
+# %% ../nbs/21_plots.ipynb #4de4df32
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")  # Okabe & Ito 2008
 _style = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left",
           "axes.prop_cycle": matplotlib.cycler(color=PALETTE), "legend.frameon": False, "image.interpolation": "nearest"}
@@ -35,7 +35,7 @@ def save(
     with writing(path) as tmp: fig.savefig(tmp, dpi=dpi, bbox_inches="tight", metadata={"Software": None} if str(path).endswith("png") else None)
     return Path(path)
 
-# %% ../nbs/21_plots.ipynb #0d5925ad
+# %% ../nbs/21_plots.ipynb #761c4cba
 def digit_rows(
     rows: dict,             # title -> (N,28,28) in [0,1]; all the same N
     columns: list | None = None,  # which of the N to show; default the first ten
@@ -57,7 +57,7 @@ def digit_rows(
         for ax, text in zip(axes[0], captions or []): ax.set_title(text, fontsize=8, loc="center")
     return fig
 
-# %% ../nbs/21_plots.ipynb #a73e7dee
+# %% ../nbs/21_plots.ipynb #4911f6d9
 def interval_bars(
     table: dict,             # model -> {"mean", "lo", "hi"}
     title: str = "",
@@ -98,7 +98,7 @@ def metric_panels(
         for ax in axes[len(metrics):]: ax.set_visible(False)
     return fig
 
-# %% ../nbs/21_plots.ipynb #dce03cd1
+# %% ../nbs/21_plots.ipynb #af2a10c4
 def best_and_worst(
     targets: np.ndarray,  # (N,28,28)
     recon: np.ndarray,    # (N,28,28)
@@ -112,7 +112,7 @@ def best_and_worst(
     pick = np.concatenate([order[:k], order[-k:]]) if len(order) > 1 else order
     return digit_rows({"shown": targets, "reconstructed": recon}, columns=pick, captions=[f"{name} {score[i]:.2f}" for i in pick])
 
-# %% ../nbs/21_plots.ipynb #2d01d9e7
+# %% ../nbs/21_plots.ipynb #c17933f5
 def matrix(
     m: np.ndarray,       # (N,N)
     title: str = "",

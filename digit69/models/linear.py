@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALPHAS', 'Mean', 'ClassMean', 'Ridge']
 
-# %% ../../nbs/41_models.linear.ipynb #8ce4d2bd
+# %% ../../nbs/41_models.linear.ipynb #078ab877
 import numpy as np
 from sklearn.linear_model import Ridge as _Ridge
 from sklearn.linear_model import RidgeClassifierCV, RidgeCV
@@ -16,7 +16,7 @@ from ..data import SIDE, BrainDataset
 from ..metrics import pcc
 from .base import Reconstructor, register
 
-# %% ../../nbs/41_models.linear.ipynb #4db4f7f2
+# %% ../../nbs/41_models.linear.ipynb #651af64b
 @register("mean")
 class Mean(Reconstructor):
     "The average training image, whatever the voxels say."
@@ -25,7 +25,7 @@ class Mean(Reconstructor):
     def _fit(self, train: BrainDataset): self.image_ = train.images.mean(0)
     def _reconstruct(self, fmri): return np.repeat(self.image_[None], len(fmri), 0)
 
-# %% ../../nbs/41_models.linear.ipynb #227ee999
+# %% ../../nbs/41_models.linear.ipynb #8cdf38da
 ALPHAS = tuple(float(a) for a in np.logspace(1, 6, 21))   # ridge penalties tried, for voxels standardised to variance 1
 
 def _unscaled(weights: np.ndarray, intercept: np.ndarray, scaler: StandardScaler):
@@ -56,7 +56,7 @@ class ClassMean(Reconstructor):
 
     def _reconstruct(self, fmri): return self.images_[np.searchsorted(self.classes_, self.decode(fmri))]
 
-# %% ../../nbs/41_models.linear.ipynb #aeae062c
+# %% ../../nbs/41_models.linear.ipynb #ae279aab
 def _shown_pcc(_, predicted: np.ndarray, truth: np.ndarray) -> float:
     "Scorer for RidgeCV: mean PCC of leave-one-out predictions, clipped as they would be shown."
     as_images = lambda a: np.clip(a, 0, 1).reshape(-1, SIDE, SIDE)

@@ -1,0 +1,37 @@
+# make run   sets up everything and runs the main job on real data if there are any, else on the simulated subject
+# make test  sets up everything and passes the tests
+VENV ?= .venv
+OUT ?= runs/first
+MODELS ?= mean,class_mean,ridge
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Data of real people lie outside the repository; a folder shared/data beside the checkout is used when it is there.
+ifneq ($(wildcard ../shared/data),)
+export DIGIT69_DATA ?= $(abspath ../shared/data)
+endif
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: run test lab report readme clean
+run: $(READY)
+	$(BIN)/digit69 run --data auto --models $(MODELS) --out $(OUT) --resume
+
+report: $(READY)
+	$(BIN)/digit69 report $(OUT)
+
+test: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" bash .ci/check
+
+lab: $(READY)
+	$(BIN)/jupyter lab nbs
+
+# README.md is made from nbs/index.ipynb; .ci/check fails when they are out of step
+readme: $(READY)
+	$(BIN)/python .ci/readme.py
+
+$(READY): constraints.txt settings.ini setup.py pyproject.toml .ci/setup
+	bash .ci/setup $(PYTHON) $(VENV)
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
