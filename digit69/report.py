@@ -6,7 +6,7 @@
 __all__ = ['captions', 'run_figures', 'report_notebook', 'to_html', 'run_notebook', 'model_card', 'finish', 'audit_to',
            'experiment', 'crossval_experiment']
 
-# %% ../nbs/60_report.ipynb #dbb0b432
+# %% ../nbs/60_report.ipynb #bc782f8c
 import json
 import re
 import tempfile
@@ -21,7 +21,7 @@ from .evaluation import Run, cross_validate, load_run, make_folds, refuse_overla
 from .plots import best_and_worst, digit_rows, metric_panels, save
 from .quality import audit, quality_figure
 
-# %% ../nbs/60_report.ipynb #e5a457c7
+# %% ../nbs/60_report.ipynb #53ce432d
 _CLASS = {1: "six", 2: "nine"}   # the published coding of this data set
 
 def captions(labels) -> list[str] | None:
@@ -41,7 +41,7 @@ def run_figures(run: Run, show: int = 10) -> dict:
             "metrics_comparison.png": metric_panels(run.metrics["models"]),
             "best_worst_reconstructions.png": best_and_worst(run.targets, run.answers[top], pcc)}
 
-# %% ../nbs/60_report.ipynb #a1bfa79f
+# %% ../nbs/60_report.ipynb #4ea395fc
 def report_notebook(name: str) -> Path:
     "The path of a shipped report notebook."
     folder = resources.files("digit69.reports")
@@ -53,7 +53,7 @@ _page = """<style>
 body {max-width: 1080px; margin: 0 auto; padding: 1rem; font-family: system-ui, sans-serif; line-height: 1.5;}
 body .jp-Notebook {padding: 0;} .jp-OutputPrompt, .jp-InputPrompt, .jp-Collapser {display: none !important;}
 .jp-OutputArea-output img {max-width: 100%; height: auto;} .jp-OutputArea-output {overflow-x: auto;}
-body table.dataframe {font-size: .9rem;} .jp-RenderedHTMLCommon h1 {font-size: 1.9rem;}
+body table.dataframe {font-size: .85rem;} body table.dataframe :is(td, th) {white-space: nowrap;} .jp-RenderedHTMLCommon h1 {font-size: 1.9rem;}
 </style></head>"""
 
 def to_html(notebook, title: str) -> str:
@@ -87,7 +87,7 @@ def run_notebook(
         write_text(out/f"{name}.ipynb", done.read_text(encoding="utf-8"))
     return write_text(out/f"{name}.html", to_html(notebook, f"digit69: {name}"))
 
-# %% ../nbs/60_report.ipynb #79070a55
+# %% ../nbs/60_report.ipynb #da415632
 def model_card(run: Run) -> str:
     "MODEL_CARD.md for a run: front matter with `model-index`, the table, the limits."
     data, models = run.metrics["data"], run.metrics["models"]
@@ -107,7 +107,7 @@ def model_card(run: Run) -> str:
         "- A model knows only the classes it was trained on and will answer in their likeness whatever is shown.",
         "- Nothing was chosen, scaled or stopped by looking at test rows; how everything was run stands in `manifest.json`.", ""])
 
-# %% ../nbs/60_report.ipynb #e5fe367a
+# %% ../nbs/60_report.ipynb #1d94988b
 def finish(out: Path, facts: dict) -> Run:
     "Figures, model card, manifest and the HTML report of a scored run folder."
     run = load_run(out)
@@ -134,7 +134,7 @@ def experiment(split: Split, models: list[str], out: str | Path, preset: str = "
         run_models(split, models, out, preset, seed, resume, allow_overlap, jobs)
         return finish(out, {"command": "run", "seed": seed, "preset": preset, "models": models, "data": split.provenance, "seconds": seconds(), **facts})
 
-# %% ../nbs/60_report.ipynb #f75212b6
+# %% ../nbs/60_report.ipynb #fd9e11a2
 def crossval_experiment(data, models: list[str], out: str | Path, protocol: str = "kfold", folds: int = 10, repeats: int = 1,
                         preset: str = "quick", seed: int = 0, jobs: int = 1, **facts) -> Run:
     "Cross-validate -> figures -> HTML report, in one run folder. Finished folds are kept."
