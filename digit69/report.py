@@ -6,7 +6,7 @@
 __all__ = ['captions', 'run_figures', 'report_notebook', 'to_html', 'run_notebook', 'model_card', 'finish', 'audit_to',
            'experiment', 'crossval_experiment']
 
-# %% ../nbs/60_report.ipynb #bc782f8c
+# %% ../nbs/60_report.ipynb #be90045b
 import json
 import re
 import tempfile
@@ -21,7 +21,7 @@ from .evaluation import Run, cross_validate, load_run, make_folds, refuse_overla
 from .plots import best_and_worst, digit_rows, metric_panels, save
 from .quality import audit, quality_figure
 
-# %% ../nbs/60_report.ipynb #53ce432d
+# %% ../nbs/60_report.ipynb #97f87667
 _CLASS = {1: "six", 2: "nine"}   # the published coding of this data set
 
 def captions(labels) -> list[str] | None:
@@ -41,7 +41,7 @@ def run_figures(run: Run, show: int = 10) -> dict:
             "metrics_comparison.png": metric_panels(run.metrics["models"]),
             "best_worst_reconstructions.png": best_and_worst(run.targets, run.answers[top], pcc)}
 
-# %% ../nbs/60_report.ipynb #4ea395fc
+# %% ../nbs/60_report.ipynb #44b61e06
 def report_notebook(name: str) -> Path:
     "The path of a shipped report notebook."
     folder = resources.files("digit69.reports")
@@ -87,7 +87,7 @@ def run_notebook(
         write_text(out/f"{name}.ipynb", done.read_text(encoding="utf-8"))
     return write_text(out/f"{name}.html", to_html(notebook, f"digit69: {name}"))
 
-# %% ../nbs/60_report.ipynb #da415632
+# %% ../nbs/60_report.ipynb #ffcf0438
 def model_card(run: Run) -> str:
     "MODEL_CARD.md for a run: front matter with `model-index`, the table, the limits."
     data, models = run.metrics["data"], run.metrics["models"]
@@ -107,7 +107,7 @@ def model_card(run: Run) -> str:
         "- A model knows only the classes it was trained on and will answer in their likeness whatever is shown.",
         "- Nothing was chosen, scaled or stopped by looking at test rows; how everything was run stands in `manifest.json`.", ""])
 
-# %% ../nbs/60_report.ipynb #1d94988b
+# %% ../nbs/60_report.ipynb #8d562229
 def finish(out: Path, facts: dict) -> Run:
     "Figures, model card, manifest and the HTML report of a scored run folder."
     run = load_run(out)
@@ -134,7 +134,7 @@ def experiment(split: Split, models: list[str], out: str | Path, preset: str = "
         run_models(split, models, out, preset, seed, resume, allow_overlap, jobs)
         return finish(out, {"command": "run", "seed": seed, "preset": preset, "models": models, "data": split.provenance, "seconds": seconds(), **facts})
 
-# %% ../nbs/60_report.ipynb #fd9e11a2
+# %% ../nbs/60_report.ipynb #62c507b4
 def crossval_experiment(data, models: list[str], out: str | Path, protocol: str = "kfold", folds: int = 10, repeats: int = 1,
                         preset: str = "quick", seed: int = 0, jobs: int = 1, **facts) -> Run:
     "Cross-validate -> figures -> HTML report, in one run folder. Finished folds are kept."
