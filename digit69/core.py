@@ -49,7 +49,7 @@ def rng(seed: int, *names) -> np.random.Generator:
     "An independent numpy generator for the stream called `names`."
     return np.random.default_rng(derive_seed(seed, *names))
 
-# %% ../nbs/00_core.ipynb #5fdd5320
+# %% ../nbs/00_core.ipynb #851fbaac
 def set_threads(
     n: int = 1,  # threads for numpy's linear algebra and for torch
 ) -> None:
@@ -64,6 +64,7 @@ def pick_device(
 ) -> str:                # a device that torch has here
     "The device to compute on: `auto` takes a GPU when there is one."
     import torch
+    name = os.environ.get("DIGIT69_DEVICE", "auto") if name == "auto" else name     # what --device said, for worker processes too
     if name == "auto": return "cuda" if torch.cuda.is_available() else "cpu"
     kind = name.split(":")[0]
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

@@ -104,7 +104,7 @@ def run_model(name: str, split: Split, out: Path, preset: str = "quick", seed: i
     write_json(out/"models"/name/"fit.json", {"fingerprint": mark, **facts})
     return facts
 
-# %% ../nbs/50_evaluation.ipynb #1ba85898
+# %% ../nbs/50_evaluation.ipynb #e0a70ad6
 _costs = ("n_parameters", "train_seconds", "latency_ms_per_image")
 
 def score_run(split: Split, answers: dict, out: str | Path, seed: int = 0, skipped: dict | None = None) -> dict:
@@ -137,7 +137,7 @@ def run_models(
     refuse_overlap(split, allow_overlap)
     out, (names, skipped) = Path(out), with_ladder(models, split.train)
     for name, reason in skipped.items(): say(f"{name} left out: {reason}")
-    work = Parallel(jobs, return_as="generator")(delayed(run_model)(n, split, out, preset, seed, resume) for n in names)
+    work = Parallel(jobs, return_as="generator", max_nbytes=None)(delayed(run_model)(n, split, out, preset, seed, resume) for n in names)
     facts = dict(zip(names, progress(work, "models", total=len(names))))
     return score_run(split, {n: (load_reconstructions(out/"reconstructions"/f"{n}.npz"), facts[n]) for n in names}, out, seed, skipped)
 
@@ -168,7 +168,7 @@ def paired_difference(
     "How much better is a than b on the same images?"
     return dict(zip(("mean", "lo", "hi"), bootstrap_interval(np.asarray(a) - np.asarray(b), seed, groups=groups)))
 
-# %% ../nbs/50_evaluation.ipynb #6f83bc8d
+# %% ../nbs/50_evaluation.ipynb #9a113fdc
 PROTOCOLS = ("kfold", "leave-stimulus-out")
 
 def make_folds(data: BrainDataset, protocol: str = "kfold", folds: int = 10, repeats: int = 1, seed: int = 0) -> list[Split]:
@@ -179,18 +179,19 @@ def make_folds(data: BrainDataset, protocol: str = "kfold", folds: int = 10, rep
     for cut in cuts: refuse_overlap(cut)
     return cuts
 
-def _fold(name: str, cut: Split, file: Path, preset: str, seed: int) -> None:
-    "One model on one fold, kept as a file; does nothing when an identical result is there."
+def _fold(names: list[str], cut: Split, files: list[Path], preset: str, seed: int) -> None:
+    "All models on one fold, each kept as a file; an identical result that is there already is not computed again."
     set_threads(1)
-    mark = sha256(repr(fingerprint(make(name, preset, seed), cut)).encode())
-    try:
-        if str(np.load(file, allow_pickle=False)["fingerprint"]) == mark: return
-    except Exception: pass   # absent, damaged or another fold: compute it
-    model, recon, seconds = fit_and_reconstruct(name, cut, preset, seed)
-    write_npz(file, reconstructions=recon, rows=cut.provenance["test_rows"], train_seconds=seconds, n_parameters=model.n_parameters,
-              latency_ms=latency_ms(model, cut.test.fmri, 1), fingerprint=np.array(mark))
+    for name, file in zip(names, files):
+        mark = sha256(repr(fingerprint(make(name, preset, seed), cut)).encode())
+        try:
+            if str(np.load(file, allow_pickle=False)["fingerprint"]) == mark: continue
+        except Exception: pass   # absent, damaged or another fold: compute it
+        model, recon, seconds = fit_and_reconstruct(name, cut, preset, seed)
+        write_npz(file, reconstructions=recon, rows=cut.provenance["test_rows"], train_seconds=seconds, n_parameters=model.n_parameters,
+                  latency_ms=latency_ms(model, cut.test.fmri, 1), fingerprint=np.array(mark))
 
-# %% ../nbs/50_evaluation.ipynb #9bb4fccd
+# %% ../nbs/50_evaluation.ipynb #ab439c0f
 def _collect(data: BrainDataset, cuts: list[Split], files: list[Path], seed: int) -> tuple[pd.DataFrame, dict, np.ndarray]:
     "Fold files of one model -> per-image table (mean over repeats), entry for metrics.json, out-of-fold reconstructions (R,N,28,28)."
     values, recon, costs = [], [], []
@@ -218,8 +219,8 @@ def cross_validate(
     out, (names, skipped) = Path(out), with_ladder(models, data)
     cuts = make_folds(data, protocol, folds, repeats, seed)
     files = {name: [out/"folds"/name/f"{i:03d}.npz" for i in range(len(cuts))] for name in names}
-    tasks = [delayed(_fold)(name, cut, file, preset, seed) for name in names for cut, file in zip(cuts, files[name])]
-    for _ in progress(Parallel(jobs, return_as="generator_unordered")(tasks), "folds", total=len(tasks)): pass
+    tasks = [delayed(_fold)(names, cut, [files[n][i] for n in names], preset, seed) for i, cut in enumerate(cuts)]
+    for _ in progress(Parallel(jobs, return_as="generator_unordered", max_nbytes=None)(tasks), "folds", total=len(tasks)): pass
     card = {**data_card(cuts[0]), "name": data.name, "n_train": round(np.mean([c.train.n for c in cuts])), "n_test": data.n}
     result = {"schema_version": 1, "data": card, "models": {}, **({"skipped": skipped} if skipped else {})}
     tables = {}
