@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Data', 'Out', 'Models', 'Size', 'Seed', 'Device', 'Jobs', 'Resume', 'Overlap', 'Quiet', 'app', 'data_app', 'Preset',
-           'run', 'crossval', 'train', 'reconstruct', 'evaluate', 'report', 'data_list', 'data_fetch', 'data_simulate',
-           'data_audit', 'main']
+           'run', 'crossval', 'train', 'reconstruct', 'evaluate', 'report', 'embed', 'data_list', 'data_fetch',
+           'data_simulate', 'data_audit', 'main']
 
-# %% ../nbs/70_cli.ipynb #4cfb25b5
+# %% ../nbs/70_cli.ipynb #54d71fd9
 import errno
+import os
 import sys
 from enum import Enum
 from pathlib import Path
@@ -45,13 +46,14 @@ app.add_typer(data_app, name="data")
 def _version(version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False):
     if version: print(f"digit69 {__version__}"); raise typer.Exit()
 
-# %% ../nbs/70_cli.ipynb #3acbf1d6
+# %% ../nbs/70_cli.ipynb #4a68622a
 def _begin(be_quiet: bool, device: str = "cpu") -> str:
     "Set up the process for one command: silence, threads, device."
     from digit69.core import pick_device, set_threads
     quiet(be_quiet)
     set_threads(1)
-    return pick_device(device)
+    os.environ["DIGIT69_DEVICE"] = pick_device(device)
+    return os.environ["DIGIT69_DEVICE"]
 
 def _names(models: str) -> list[str]:
     "The models asked for, all of them known."
@@ -104,7 +106,7 @@ def crossval(data: Data = "auto", models: Models = "mean,class_mean,ridge", out:
     names = _names(models)
     _done(crossval_experiment(resolve(data).pooled(), names, out, protocol, folds, repeats, preset.value, seed, jobs, device=device))
 
-# %% ../nbs/70_cli.ipynb #f75f1277
+# %% ../nbs/70_cli.ipynb #64cbf667
 @app.command()
 def train(model: Annotated[str, typer.Option("--model", help="name of the model")], data: Data = "auto", out: Out = Path("runs/model"), preset: Size = Preset.quick,
           seed: Seed = 0, device: Device = "auto", resume: Resume = False, be_quiet: Quiet = False):
@@ -113,6 +115,7 @@ def train(model: Annotated[str, typer.Option("--model", help="name of the model"
     Example: digit69 train --data auto --model ridge --out runs/ridge"""
     device = _begin(be_quiet, device)
     from digit69.core import claim, manifest, stopwatch, write_json
+    from digit69.evaluation import forget_checkpoints
     from digit69.models.base import load_model, make
     from digit69.sources import resolve
     learner, split = make(model, preset.value, seed), resolve(data)
@@ -121,8 +124,10 @@ def train(model: Annotated[str, typer.Option("--model", help="name of the model"
     claim(out, **identity)
     if resume and (out/"model.json").is_file() and load_model(out).get_params() == learner.get_params(): say(f"{model}: already there, not fitted again")
     else:
+        if not resume: forget_checkpoints(out)
+        if hasattr(learner, "workplace"): learner.workplace = out/"training"
         with stopwatch() as seconds: learner.fit(split.train)
-        learner.save(out)
+        learner.save(out); forget_checkpoints(out)
         say(f"{model}: fitted on {split.train.n} rows in {seconds():.1f} s")
     write_json(out/"manifest.json", {**manifest(**identity, provenance=split.provenance, device=device), "identity": identity, "status": "done"})
     print(f"model: {out}")
@@ -180,6 +185,25 @@ def report(runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN ...]", h
     from digit69.report import finish
     for folder in runs: load_run(folder)
     for folder in runs: _done(finish(folder, {}))
+
+# %% ../nbs/70_cli.ipynb #b03f8eab
+@app.command()
+def embed(data: Data = "auto", out: Out = Path("runs/embeddings"), preset: Size = Preset.quick, seed: Seed = 0, device: Device = "auto", be_quiet: Quiet = False):
+    """Write the 512-D embeddings of a data set: digit69_embeddings.pkl, .npz and _metadata.json (miyawaki4_ for Miyawaki).
+
+    Example: digit69 embed --data auto --out runs/embeddings"""
+    _begin(be_quiet, device)
+    from digit69.converter import Digit69EmbeddingConverter
+    from digit69.core import claim
+    from digit69.plots import save
+    from digit69.sources import resolve
+    split = resolve(data)
+    claim(out, command="embed", data=split.digest, seed=seed, preset=preset.value)
+    converter = Digit69EmbeddingConverter()
+    name = "miyawaki4" if "miyawaki" in split.name else "digit69"
+    found = converter.convert(split, out, preset=preset.value, seed=seed, name=name)
+    save(converter.plot_alignment(found), out/"embedding_alignment.png")
+    print(f"embeddings: {out/f'{name}_embeddings.pkl'}")
 
 # %% ../nbs/70_cli.ipynb #0f13c80e
 @data_app.command("list")

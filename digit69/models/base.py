@@ -6,7 +6,7 @@
 __all__ = ['PRESETS', 'Reconstructor', 'register', 'available', 'make', 'save_model', 'load_model', 'held_rows',
            'EmbeddingReconstructor']
 
-# %% ../../nbs/40_models.base.ipynb #625925b0
+# %% ../../nbs/40_models.base.ipynb #9ad499c3
 import importlib
 import inspect
 import pkgutil
@@ -19,8 +19,11 @@ from sklearn.base import BaseEstimator
 from ..core import ModelError, derive_seed, read_json, rng, write_json, writing
 from ..data import SIDE, BrainDataset, stimulus_ids
 from ..metrics import pcc
+from ..plots import digit_rows
+from ..plots import save as save_figure
+from ..training import History, train
 
-# %% ../../nbs/40_models.base.ipynb #e5df6497
+# %% ../../nbs/40_models.base.ipynb #2066268e
 class Reconstructor(BaseEstimator):
     """From voxels to the stimulus. Subclasses implement `_fit(train)` and `_reconstruct(fmri)`.
 
@@ -83,6 +86,10 @@ class Reconstructor(BaseEstimator):
         "Learnt numbers and words that are no arrays."
         return {k: v for k, v in vars(self).items() if k.endswith("_") and not isinstance(v, np.ndarray)}
 
+    def _files(self) -> dict:
+        "File name -> arrays: how the learnt arrays are laid out on disk."
+        return {"model.safetensors": self._arrays()}
+
     def _restore(self, arrays: dict, facts: dict) -> None:
         "Take back what `_arrays` and `_facts` gave."
         for k, v in {**arrays, **facts}.items():
@@ -127,15 +134,15 @@ def make(
     if unknown := set(params) - takes: raise ModelError(f"{name} has no setting {', '.join(sorted(unknown))}: choose from {', '.join(sorted(takes))}")
     return cls(**{**({"seed": seed} if "seed" in takes else {}), **cls.presets.get(preset, {}), **params})
 
-# %% ../../nbs/40_models.base.ipynb #276773f8
+# %% ../../nbs/40_models.base.ipynb #c76071fb
 def save_model(model: Reconstructor, folder: str | Path) -> Path:
     "Write a fitted model; `model.json` comes last, so a folder that has it is complete."
     from safetensors.numpy import save
     if not hasattr(model, "n_voxels_"): raise ModelError(f"{model.name} has not been fitted: there is nothing to save")
-    folder = Path(folder)
-    with writing(folder/"model.safetensors") as tmp:
-        tmp.write_bytes(save({k: np.ascontiguousarray(v) for k, v in model._arrays().items()}))
-    write_json(folder/"model.json", {"schema_version": 1, "model": model.name, "params": model.get_params(), "facts": model._facts()}, digits=None)
+    folder, files = Path(folder), model._files()
+    for name, arrays in files.items():
+        with writing(folder/name) as tmp: tmp.write_bytes(save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
+    write_json(folder/"model.json", {"schema_version": 1, "model": model.name, "params": model.get_params(), "facts": model._facts(), "files": list(files)}, digits=None)
     return folder
 
 def load_model(folder: str | Path) -> Reconstructor:
@@ -147,13 +154,15 @@ def load_model(folder: str | Path) -> Reconstructor:
     card = read_json(folder/"model.json")
     if not isinstance(card, dict) or not {"model", "params", "facts"} <= set(card): raise ModelError(f"{folder}/model.json is not a model card of digit69")
     model = make(str(card["model"]), **{k: tuple(v) if isinstance(v, list) else v for k, v in card["params"].items()})
-    try: arrays = load_file(folder/"model.safetensors")
-    except (SafetensorError, OSError) as e: raise ModelError(f"{folder}/model.safetensors is missing or damaged ({e.__class__.__name__}): train the model again") from None
+    arrays = {}
+    for name in card.get("files", ["model.safetensors"]):
+        try: arrays.update(load_file(folder/Path(name).name))
+        except (SafetensorError, OSError) as e: raise ModelError(f"{folder/Path(name).name} is missing or damaged ({e.__class__.__name__}): train the model again") from None
     try: model._restore(arrays, card["facts"])
     except (KeyError, RuntimeError, ValueError, TypeError) as e: raise ModelError(f"{folder} does not hold a whole {model.name} ({e.__class__.__name__}): train the model again") from None
     return model
 
-# %% ../../nbs/40_models.base.ipynb #1cdec72a
+# %% ../../nbs/40_models.base.ipynb #80f09e1a
 def held_rows(train: BrainDataset, share: float = .1, seed: int = 0) -> np.ndarray:
     "Rows for inner validation: a share of the different stimuli, with all their repeats."
     ids = stimulus_ids(train.images)
@@ -163,7 +172,11 @@ def held_rows(train: BrainDataset, share: float = .1, seed: int = 0) -> np.ndarr
 
 class EmbeddingReconstructor(Reconstructor):
     """fMRI -> embedding -> module -> image. Subclasses implement `_module()` (a fresh torch module), `_train(module, stage, held) -> History`
-    and `_images(module, embeddings) -> (N,28,28)`; generative ones also `_samples(module, embeddings, n_samples, seed) -> (N,S,28,28)`."""
+    and `_images(module, embeddings) -> (N,28,28)`; generative ones also `_samples(module, embeddings, n_samples, seed) -> (N,S,28,28)`.
+
+    `artefact` names the weights file, `pth_key` the entry that holds the weights in its .pth form; `workplace`, if set before `fit`, is a folder for
+    checkpoints and for sample grids (`grids`_samples_epoch_*.png) as training goes on."""
+    artefact, pth_key, grids, workplace = "module", None, None, None
 
     def _fit(self, train: BrainDataset):
         from digit69.embeddings import embedding_stage
@@ -172,6 +185,18 @@ class EmbeddingReconstructor(Reconstructor):
         self.module_ = self._module()
         self.history_ = self._train(self.module_, self.stage_, held_rows(train, seed=self.seed))
         self.module_.eval()
+
+    def _learn(self, module, settings, draw, loss, validate=None, show=None, part: str = "") -> History:
+        "Train with the house loop: device, checkpoints and sample grids (`show(module) -> {title: images}`) are seen to here."
+        name = "-".join(filter(None, (self.name, part)))
+        place = self.workplace and Path(self.workplace)
+        def watch(trained, history):
+            if not (place and show): return
+            device = next(trained.parameters()).device
+            with torch.no_grad(): rows = show(trained.to("cpu"))
+            trained.to(device)
+            save_figure(digit_rows({k: np.asarray(v) for k, v in rows.items()}), place/f"{self.grids or name}_samples_epoch_{len(history.loss):05d}.png")
+        return train(module, draw, loss, settings, self.seed, validate, watch, place and place/f"{name}.checkpoint.pth", self.device, name)
 
     def _validation(self, stage, held) -> tuple[torch.Tensor, torch.Tensor]:
         "Embeddings and images of the held rows: embeddings by an encoder that never saw these rows."
@@ -196,12 +221,25 @@ class EmbeddingReconstructor(Reconstructor):
         module = {f"module.{k}": v.numpy() for k, v in self.module_.state_dict().items()}
         return {**{f"stage.{k}": np.asarray(v) for k, v in self.stage_.state().items()}, **module}
 
+    def _files(self):
+        arrays = self._arrays()
+        return {"model.safetensors": {k: v for k, v in arrays.items() if k.startswith("stage.")},
+                f"{self.artefact}.safetensors": {k.removeprefix("module."): v for k, v in arrays.items() if k.startswith("module.")}}
+
+    def save(self, folder: str | Path) -> Path:
+        "As every model; a named artefact is also kept as a torch state dict that loads with `weights_only=True`."
+        save_model(self, folder)
+        if self.artefact == "module": return Path(folder)
+        state = self.module_.state_dict()
+        with writing(Path(folder)/f"{self.artefact}.pth") as tmp: torch.save({self.pth_key: state} if self.pth_key else state, tmp)
+        return Path(folder)
+
     def _facts(self): return {"n_voxels_": self.n_voxels_}
 
     def _restore(self, arrays, facts):
         from digit69.embeddings import EmbeddingStage
-        part = lambda name: {k.split(".", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{name}.")}
-        self.stage_, self.n_voxels_ = EmbeddingStage.from_state(part("stage")), int(facts["n_voxels_"])
+        stage = {k.removeprefix("stage."): v for k, v in arrays.items() if k.startswith("stage.")}
+        self.stage_, self.n_voxels_ = EmbeddingStage.from_state(stage), int(facts["n_voxels_"])
         self.module_ = self._module()
-        self.module_.load_state_dict({k: torch.as_tensor(v.copy()) for k, v in part("module").items()})
+        self.module_.load_state_dict({k: torch.as_tensor(v.copy()) for k, v in arrays.items() if not k.startswith("stage.")})
         self.module_.eval()
