@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Training', 'History', 'train', 'ssim_torch', 'image_loss', 'training_curves']
 
-# %% ../nbs/22_training.ipynb #98746cbf
+# %% ../nbs/22_training.ipynb #8ba90947
 import copy
 import math
 from dataclasses import asdict, dataclass, field
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from .core import DataError, derive_seed, pick_device, progress, stopwatch, writing
 from .plots import PALETTE, house_style
@@ -143,7 +144,7 @@ def image_loss(recon: torch.Tensor, target: torch.Tensor, ssim_weight: float = .
     "Mean squared error plus `ssim_weight` times (1 - SSIM), over images (N,28,28) in [0,1]."
     return ((recon - target) ** 2).mean() + (ssim_weight * (1 - ssim_torch(recon, target)).mean() if ssim_weight else 0.)
 
-# %% ../nbs/22_training.ipynb #197f3d5d
+# %% ../nbs/22_training.ipynb #3addd1bb
 def training_curves(histories: dict) -> Figure:
     "{title: History} -> one panel each: loss per step (faint), its running mean, validation, and the step kept. Saved as enhanced_training_curves.png."
     with house_style():
@@ -157,6 +158,8 @@ def training_curves(histories: dict) -> Figure:
             if h.checks: ax.plot(*zip(*h.checks), "o-", ms=3, color=PALETTE[3], label="inner validation")
             if h.best_step: ax.axvline(h.best_step, color="grey", ls="--", lw=1, label="kept")
             ax.set(title=title, xlabel="step", ylabel="loss", yscale="log" if len(loss) and loss.min() > 0 else "linear")
+            low, high = ax.get_ylim()
+            ax.yaxis.set_major_locator(LogLocator(numticks=8) if low > 0 and high / low > 30 else MaxNLocator(5))
             ax.yaxis.set_major_formatter("{x:g}"); ax.yaxis.set_minor_formatter(lambda *_: "")
             ax.legend(fontsize=7)
     return fig
