@@ -191,7 +191,7 @@ def inner_folds(
     cuts = kind(max(2, min(folds, most)), shuffle=True, random_state=derive_seed(seed, "inner folds")).split(names, classes)
     return [(np.nonzero(np.isin(stimuli, names[a]))[0], np.nonzero(np.isin(stimuli, names[b]))[0]) for a, b in cuts]
 
-# %% ../nbs/32_embeddings.ipynb #01468a8a
+# %% ../nbs/32_embeddings.ipynb #116c734a
 def _tensor(a) -> torch.Tensor: return torch.as_tensor(np.array(a, np.float32))
 
 def _modules(net: nn.Module, name: str) -> dict: return {f"{name}.{k}": v.numpy() for k, v in net.state_dict().items()}
@@ -201,6 +201,7 @@ def _run(net: nn.Module, x, batch: int = 1024) -> torch.Tensor:
     "A module on many rows, some at a time."
     return torch.cat([net(_tensor(x[i:i + batch])) for i in range(0, len(x), batch)]) if len(x) else torch.zeros(0, DIM)
 
+# %% ../nbs/32_embeddings.ipynb #016a4984
 class EmbeddingStage:
     """Image encoder, fMRI encoder and embeddings of training rows, all learnt from one train set.
 

@@ -486,7 +486,7 @@ def audit(
              "protocol": split.provenance.get("protocol")}
     return Audit(split.name, tuple(found), seed, facts)
 
-# %% ../nbs/30_quality.ipynb #ec2ac1ba
+# %% ../nbs/30_quality.ipynb #fbdc2c34
 _colour = {"train": PALETTE[0], "test": PALETTE[3]}
 
 def _mosaic(ax, images, columns: int = 12):
@@ -533,6 +533,7 @@ def _draw_voxels(axes, split):
     _histograms(axes[0], mean, mean_t, "Voxel means", "mean over rows")
     _histograms(axes[1], np.sqrt(var), np.sqrt(var_t) if many else None, "Voxel spread", "standard deviation over rows")
 
+# %% ../nbs/30_quality.ipynb #cfec48f4
 def _draw_outliers(ax, split):
     train, test = row_distances(split)
     ax.plot(np.arange(len(train)), train, "o", ms=3, alpha=.7, color=_colour["train"], label="train")

@@ -162,7 +162,7 @@ def load_model(folder: str | Path) -> Reconstructor:
     except (KeyError, RuntimeError, ValueError, TypeError) as e: raise ModelError(f"{folder} does not hold a whole {model.name} ({e.__class__.__name__}): train the model again") from None
     return model
 
-# %% ../../nbs/40_models.base.ipynb #80f09e1a
+# %% ../../nbs/40_models.base.ipynb #282346cd
 def held_rows(train: BrainDataset, share: float = .1, seed: int = 0) -> np.ndarray:
     "Rows for inner validation: a share of the different stimuli, with all their repeats."
     ids = stimulus_ids(train.images)
@@ -170,6 +170,7 @@ def held_rows(train: BrainDataset, share: float = .1, seed: int = 0) -> np.ndarr
     count = min(max(1, round(share * len(different))), len(different) - 1)
     return np.nonzero(np.isin(ids, rng(seed, "held rows").choice(different, count, replace=False)))[0]
 
+# %% ../../nbs/40_models.base.ipynb #30f00531
 class EmbeddingReconstructor(Reconstructor):
     """fMRI -> embedding -> module -> image. Subclasses implement `_module()` (a fresh torch module), `_train(module, stage, held) -> History`
     and `_images(module, embeddings) -> (N,28,28)`; generative ones also `_samples(module, embeddings, n_samples, seed) -> (N,S,28,28)`.
