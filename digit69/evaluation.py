@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['LADDER', 'PROTOCOLS', 'refuse_overlap', 'with_ladder', 'fingerprint', 'latency_ms', 'draws', 'fit_and_reconstruct',
            'data_card', 'nearest_mse', 'score', 'load_reconstructions', 'forget_checkpoints', 'run_model', 'one_draw',
-           'score_run', 'run_models', 'without_clock', 'evaluate_files', 'paired_difference', 'make_folds',
+           'spread', 'score_run', 'run_models', 'without_clock', 'evaluate_files', 'paired_difference', 'make_folds',
            'cross_validate', 'Run', 'load_run']
 
-# %% ../nbs/50_evaluation.ipynb #a2642c44
+# %% ../nbs/50_evaluation.ipynb #c987c0ae
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from .core import DataError, ModelError, progress, read_json, say, set_threads, sha256, stopwatch, write_json, write_npz, write_text
 from .data import BrainDataset, Split, kfold, leave_stimulus_out, shared_stimuli, stimulus_ids
@@ -87,7 +89,7 @@ def score(recon: np.ndarray, test: BrainDataset, seed: int = 0, train_images: np
     table = pd.DataFrame({"row": np.arange(test.n), **({"label": test.labels} if test.labels is not None else {}), **values})
     return table, summary(values, seed, test.labels, stimulus_ids(test.images))
 
-# %% ../nbs/50_evaluation.ipynb #131a1bd3
+# %% ../nbs/50_evaluation.ipynb #dc06a022
 def _finished(folder: Path, name: str, mark: dict) -> bool:
     "Whether the files of an earlier, identical fit are there and readable."
     try: return read_json(folder/"models"/name/"fit.json")["fingerprint"] == mark and load_reconstructions(folder/"reconstructions"/f"{name}.npz") is not None
@@ -106,9 +108,9 @@ def forget_checkpoints(folder: Path) -> None:
     "Delete training checkpoints below a model's folder: it is saved, or starts anew."
     for file in (folder/"training").glob("*.checkpoint.pth"): file.unlink()
 
-def run_model(name: str, split: Split, out: Path, preset: str = "quick", seed: int = 0, resume: bool = False) -> dict:
-    "Fit, save and apply one model inside a run folder; returns its facts (cost, size)."
-    set_threads(1)
+def run_model(name: str, split: Split, out: Path, preset: str = "quick", seed: int = 0, resume: bool = False, threads: int = 1) -> dict:
+    "Fit, save and apply one model inside a run folder; returns its facts (cost, size). `threads` are torch's; linear algebra has one."
+    set_threads(1); torch.set_num_threads(threads)
     mark = fingerprint(make(name, preset, seed), split)
     if resume and _finished(out, name, mark):
         say(f"{name}: already there, not fitted again")
@@ -131,7 +133,15 @@ def one_draw(out: Path, name: str) -> dict:
     write_npz(out/"reconstructions"/f"{name}_sample.npz", reconstructions=first)
     return {f"{name}_sample": first}
 
-# %% ../nbs/50_evaluation.ipynb #239303d4
+# %% ../nbs/50_evaluation.ipynb #19565243
+def spread(jobs: int, tasks: list):
+    "Results of joblib tasks in order, from `jobs` processes that end with the last task (idle ones would hold up the exit of whoever started them)."
+    from joblib import Parallel
+    from joblib.externals.loky import get_reusable_executor
+    try: yield from Parallel(jobs, return_as="generator", max_nbytes=None)(tasks)
+    finally:
+        if jobs > 1: get_reusable_executor().shutdown(wait=True)
+
 _costs = ("n_parameters", "train_seconds", "latency_ms_per_image")
 
 def score_run(split: Split, answers: dict, out: str | Path, seed: int = 0, skipped: dict | None = None) -> dict:
@@ -160,12 +170,13 @@ def run_models(
     jobs: int = 1,           # models fitted at the same time
 ) -> dict:                   # what metrics.json holds
     "Fit, reconstruct and score `models` (and the ladder) on a split."
-    from joblib import Parallel, delayed
+    from joblib import delayed
     refuse_overlap(split, allow_overlap)
     out, (names, skipped) = Path(out), with_ladder(models, split.train)
     for name, reason in skipped.items(): say(f"{name} left out: {reason}")
-    work = Parallel(jobs, return_as="generator", max_nbytes=None)(delayed(run_model)(n, split, out, preset, seed, resume) for n in names)
-    facts = dict(zip(names, progress(work, "models", total=len(names))))
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    tasks = [delayed(run_model)(n, split, out, preset, seed, resume, threads) for n in names]
+    facts = dict(zip(names, progress(spread(jobs, tasks), "models", total=len(names))))
     answers = {}
     for n in names:
         answers[n] = load_reconstructions(out/"reconstructions"/f"{n}.npz"), facts[n]
@@ -222,7 +233,7 @@ def _fold(names: list[str], cut: Split, files: list[Path], preset: str, seed: in
         write_npz(file, reconstructions=recon, rows=cut.provenance["test_rows"], train_seconds=seconds, n_parameters=model.n_parameters,
                   latency_ms=latency_ms(model, cut.test.fmri, 1), fingerprint=np.array(mark), **draws(model, cut.test.fmri, 4, seed))
 
-# %% ../nbs/50_evaluation.ipynb #b8c1d929
+# %% ../nbs/50_evaluation.ipynb #a8502abe
 def _answers(files: list[Path], draw: bool) -> list[dict] | None:
     "Fold files as dicts; with `draw`, the first sample stands for the reconstruction (None if there are no samples)."
     loaded = []
@@ -255,12 +266,12 @@ def cross_validate(
     jobs: int = 1,           # processes, one thread each
 ) -> dict:                   # what metrics.json holds
     "Cross-validate `models` (and the ladder); writes fold files, out-of-fold reconstructions, metrics.json, metrics_per_image.csv, differences.json."
-    from joblib import Parallel, delayed
+    from joblib import delayed
     out, (names, skipped) = Path(out), with_ladder(models, data)
     cuts = make_folds(data, protocol, folds, repeats, seed)
     files = {name: [out/"folds"/name/f"{i:03d}.npz" for i in range(len(cuts))] for name in names}
     tasks = [delayed(_fold)(names, cut, [files[n][i] for n in names], preset, seed) for i, cut in enumerate(cuts)]
-    for _ in progress(Parallel(jobs, return_as="generator_unordered", max_nbytes=None)(tasks), "folds", total=len(tasks)): pass
+    for _ in progress(spread(jobs, tasks), "folds", total=len(tasks)): pass
     card = {**data_card(cuts[0]), "name": data.name, "n_train": round(np.mean([c.train.n for c in cuts])), "n_test": data.n}
     result = {"schema_version": 1, "data": card, "models": {}, **({"skipped": skipped} if skipped else {})}
     tables = {}
