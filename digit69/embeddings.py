@@ -27,14 +27,14 @@ from .plots import PALETTE, digit_rows, house_style, matrix, scatter_map
 from .sources import augment
 from .training import History, Training, train
 
-# %% ../nbs/32_embeddings.ipynb #8540d9b1
+# %% ../nbs/32_embeddings.ipynb #efe43ab3
 DIM = 512   # numbers in an embedding
 
 @dataclass(frozen=True)
 class Embedding:
     "Choices of the embedding stage."
-    image: Training = Training(steps=250, batch=128, lr=2e-3, bf16=False)   # how the image encoder trains
-    fmri: Training = Training(steps=200, batch=256, lr=3e-3, bf16=False)    # how each fMRI encoder trains
+    image: Training = Training(steps=250, batch=128, lr=2e-3)   # how the image encoder trains
+    fmri: Training = Training(steps=200, batch=256, lr=3e-3)    # how each fMRI encoder trains
     temperature: float = .1     # of the image encoder's similarities ...
     target: float = .05         # ... and of the pixel correlations that they shall follow
     apart: float = .3           # strength of the variation between the two views of an image
@@ -47,9 +47,9 @@ class Embedding:
     folds: int = 5              # inner folds for the embeddings of training rows
     encoding: Encoding = Encoding()
 
-EMBEDDING = {"smoke": Embedding(Training(steps=4, batch=32, lr=2e-3, bf16=False), Training(steps=10, batch=64, lr=3e-3, bf16=False), copies=4, real=8, folds=2, encoding=Encoding(per_stimulus=5)),
+EMBEDDING = {"smoke": Embedding(Training(steps=4, batch=32, lr=2e-3), Training(steps=10, batch=64, lr=3e-3), copies=4, real=8, folds=2, encoding=Encoding(per_stimulus=5)),
              "quick": Embedding(),
-             "full": Embedding(Training(steps=1000, batch=128, lr=2e-3, bf16=False), Training(steps=800, batch=256, lr=3e-3, bf16=False), copies=100, folds=10)}
+             "full": Embedding(Training(steps=1000, batch=128, lr=2e-3), Training(steps=800, batch=256, lr=3e-3), copies=100, folds=10)}
 
 # %% ../nbs/32_embeddings.ipynb #f21cf33f
 class ImageEncoder(nn.Module):

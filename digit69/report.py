@@ -24,7 +24,7 @@ from .plots import best_and_worst, digit_rows, metric_panels, save
 from .quality import audit, quality_figure
 from .training import History, training_curves
 
-# %% ../nbs/60_report.ipynb #3bf124cd
+# %% ../nbs/60_report.ipynb #50a8c4d2
 _CLASS = {1: "six", 2: "nine"}   # the published coding of this data set
 
 def captions(labels) -> list[str] | None:
@@ -34,8 +34,8 @@ def captions(labels) -> list[str] | None:
     return [_CLASS[c] if known else f"class {c}" for c in labels]
 
 def top_model(run: Run) -> str:
-    "The highest rung of a run: its last model (single draws stand beside their model and do not count)."
-    return [n for n in run.answers if not n.endswith("_sample")][-1]
+    "The highest rung of a run: its last model (further answers of a model, NAME_sample and the like, stand beside it and do not count)."
+    return [n for n in run.answers if not any(n.startswith(f"{other}_") for other in run.answers)][-1]
 
 def run_figures(run: Run, show: int = 10) -> dict:
     "File name -> Figure for a run whose targets are known; the shown trials are spread evenly over the rows, not picked."

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KNOWN', 'VARIATION', 'SIMULATED', 'BLOCK', 'CHUNK', 'SPECS', 'Known', 'known', 'describe', 'cache_folder', 'fetch',
-           'find', 'Variation', 'augment', 'Simulated', 'handwriting', 'simulated_stimuli', 'Subject', 'subject',
-           'contrast', 'receptive_fields', 'smooth_waves', 'respond', 'simulate', 'resolve', 'load_prior_digits',
-           'best_correlation', 'Purged', 'purge']
+           'find', 'Variation', 'augment', 'Simulated', 'handwriting', 'simulated_stimuli', 'signed_distance', 'morph',
+           'Subject', 'subject', 'contrast', 'receptive_fields', 'smooth_waves', 'respond', 'simulate', 'resolve',
+           'load_prior_digits', 'best_correlation', 'Purged', 'purge']
 
 # %% ../nbs/11_sources.ipynb #b8db9587
 import os
@@ -254,6 +254,41 @@ def simulated_stimuli(
             images = augment(originals[rows], n, settings.strength, derive_seed(seed, name, c))[0]
             part.append((np.round(images * 255) / np.float32(255), np.full(n, c)))
     return [tuple(np.concatenate(a) for a in zip(*part)) for part in parts]
+
+# %% ../nbs/11_sources.ipynb #81672113
+def signed_distance(images: np.ndarray) -> np.ndarray:
+    "(N,28,28) in [0,1] -> (N,28,28) float32: distance in pixels to the edge of the ink, positive inside."
+    from scipy.ndimage import distance_transform_edt, zoom
+    def one(image):
+        ink = zoom(np.pad(image, 4), 2, order=1) > .4                       # twice the resolution: strokes are thin
+        both = distance_transform_edt(ink) - distance_transform_edt(~ink) if ink.any() else np.full(ink.shape, -float(SIDE))
+        return zoom(both / 2, .5, order=1)[4:-4, 4:-4]
+    return np.stack([one(image) for image in np.asarray(images)]).astype(np.float32)
+
+def morph(
+    images: np.ndarray,                # (N,28,28) in [0,1]
+    n: int,                            # how many in-between images
+    labels: np.ndarray | None = None,  # (N,) classes that are not mixed; None: anything near is mixed
+    neighbours: int = 10,              # an image is mixed with two of its nearest so many
+    seed: int = 0,
+    most: int = 2000,                  # images used, a random choice of larger sets
+) -> tuple[np.ndarray, np.ndarray]:    # (n,28,28) float32 in [0,1], and the three rows (n,3) each lies between
+    "Images between three neighbouring images each, by averaging signed distances with random weights."
+    random = rng(seed, "morph")
+    used = np.sort(random.choice(len(images), min(most, len(images)), replace=False))
+    maps = signed_distance(np.asarray(images)[used]).reshape(len(used), -1)
+    apart = np.maximum((maps**2).sum(1)[:, None] + (maps**2).sum(1) - 2 * maps @ maps.T, 0)
+    if labels is not None: apart[np.asarray(labels)[used][:, None] != np.asarray(labels)[used]] = np.inf
+    order = np.argsort(apart, 1, kind="stable")[:, :neighbours + 1]
+    reach = np.minimum(np.isfinite(apart).sum(1), order.shape[1])            # the nearest is the image itself
+    first = random.integers(len(used), size=n)
+    three = np.stack([first, *(order[first, (random.random(n) * reach[first]).astype(int)] for _ in range(2))], 1)
+    weights, swell, out = random.dirichlet(np.ones(3), n).astype(np.float32), random.normal(0, .15, n).astype(np.float32), np.empty((n, SIDE, SIDE), np.float32)
+    for s in range(0, n, 4096):
+        part = slice(s, s + 4096)
+        mixed = np.einsum("nk,nkp->np", weights[part], maps[three[part]]) + swell[part, None]
+        out[part] = np.clip(.5 + mixed / 1.6, 0, 1).reshape(-1, SIDE, SIDE)
+    return out, used[three]
 
 # %% ../nbs/11_sources.ipynb #be8ccb7c
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ def test_all_models_in_one_run(digit69, folder):
     assert set(available()) <= set(metrics)
     for name in ("cvae", "diffusion", "ldm"):
         with np.load(run / "reconstructions" / f"{name}.npz") as z:
-            assert z["samples"].shape == (6, 16, 28, 28) and z["reconstructions"].shape == (6, 28, 28)
+            assert z["samples"].shape == (6, 19, 28, 28) and z["reconstructions"].shape == (6, 28, 28)
         assert f"{name}_sample" in metrics
     figures = {p.name for p in (run / "figures").iterdir()}
     assert {"enhanced_training_curves.png", "comprehensive_model_comparison.png", "metrics_comparison.png", "embedding_alignment.png"} <= figures

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['SCHEDULERS', 'noise_schedule', 'swap', 'EnhancedDiffusionModel', 'DiffusionReconstructor']
 
-# %% ../../nbs/45_models.diffusion.ipynb #e12ccbe2
+# %% ../../nbs/45_models.diffusion.ipynb #31dbe34c
 import torch
 from torch import nn
 
 from ..core import ModelError
 from .base import EmbeddingReconstructor, register
 from .unet import ImprovedUNet
-from ..training import History, Training, image_loss
+from ..training import History, Training, bf16_is_fast, image_loss
 
 # %% ../../nbs/45_models.diffusion.ipynb #758154e0
 SCHEDULERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "dpm++": "DPMSolverMultistepScheduler", "unipc": "UniPCMultistepScheduler"}
@@ -29,20 +29,20 @@ def swap(scheduler, name: str):
     if name not in SCHEDULERS: raise ModelError(f"there is no scheduler '{name}': choose from {', '.join(SCHEDULERS)}")
     return getattr(diffusers, SCHEDULERS[name]).from_config(scheduler.config)
 
-# %% ../../nbs/45_models.diffusion.ipynb #bc842683
+# %% ../../nbs/45_models.diffusion.ipynb #a0d00eb1
 class EnhancedDiffusionModel(nn.Module):
     """Conditional pixel diffusion: a denoiser with a noise schedule.
 
     `unet(x, t, condition, drop)` guesses the clean image in [-1,1]. `.loss(images, conditions, generator)` trains it; `.sample(...)` draws from it."""
-    def __init__(self, unet: nn.Module, num_timesteps: int = 1000, condition_dropout: float = .1, ssim_weight: float = 0.):
+    def __init__(self, unet: nn.Module, num_timesteps: int = 1000, condition_dropout: float = .1, ssim_weight: float = 0., bf16: bool = False):
         super().__init__()
-        self.unet, self.num_timesteps, self.condition_dropout, self.ssim_weight = unet, num_timesteps, condition_dropout, ssim_weight
+        self.unet, self.num_timesteps, self.condition_dropout, self.ssim_weight, self.bf16 = unet, num_timesteps, condition_dropout, ssim_weight, bf16
         self.scheduler = noise_schedule(num_timesteps)
 
     def loss(self, images, conditions, generator: torch.Generator | None = None) -> torch.Tensor:
         "images (N,28,28) in [0,1], conditions (N,512) -> error of the guessed clean image (squared, plus `ssim_weight` times 1 - SSIM), at random noise levels."
         clean, n = images[:, None] * 2 - 1, len(images)
-        t = torch.randint(self.num_timesteps, (n,), generator=generator).to(clean.device)
+        t = (torch.rand(n, generator=generator).sqrt() * self.num_timesteps).long().clamp(max=self.num_timesteps - 1).to(clean.device)     # high noise more often: that is where the condition decides
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         drop = (torch.rand(n, generator=generator) < self.condition_dropout).to(clean.device)
         guess = self.unet(self.scheduler.add_noise(clean, noise, t), t, conditions, drop).float()
@@ -57,13 +57,15 @@ class EnhancedDiffusionModel(nn.Module):
         x = torch.randn((len(fmri_emb), 1, image_size, image_size), generator=generator).to(fmri_emb.device)
         for t in sampler.timesteps:
             level = torch.full((len(x),), int(t), device=x.device)
-            guess = self.unet(x, level, fmri_emb)
-            if guidance != 1: guess = (free := self.unet(x, level)) + guidance * (guess - free)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16_is_fast(x.device.type) and self.bf16):
+                guess = self.unet(x, level, fmri_emb)
+                if guidance != 1: guess = (free := self.unet(x, level)) + guidance * (guess - free)
+            guess = guess.float()
             x = sampler.step(guess.clamp(-1, 1), t, x, **({"generator": generator} if scheduler in ("ddpm", "ddim") else {})).prev_sample
             if watch: watch(int(t), guess.clamp(-1, 1) / 2 + .5)
         return (x / 2 + .5).clamp(0, 1)
 
-# %% ../../nbs/45_models.diffusion.ipynb #94a9eab9
+# %% ../../nbs/45_models.diffusion.ipynb #630b23c2
 @register("diffusion")
 class DiffusionReconstructor(EmbeddingReconstructor):
     "The 27.3 M UNet in a conditional pixel diffusion model on embeddings."
@@ -71,16 +73,16 @@ class DiffusionReconstructor(EmbeddingReconstructor):
     presets = {"smoke": {"stage": "smoke", "optim_steps": 2, "batch": 4, "channels": (8, 16, 32), "emb": 32, "sampler_steps": 2, "draws": 2},
                "full": {"stage": "full", "optim_steps": 4000, "batch": 64, "sampler_steps": 20}}
 
-    def __init__(self, seed: int = 0, stage: str = "quick", device: str = "auto", optim_steps: int = 160, batch: int = 16, lr: float = 7e-4, ssim_weight: float = .2, channels: tuple = (32, 96, 384), emb: int = 1024,
-                 sampler_steps: int = 3, scheduler: str = "ddim", guidance: float = 1., draws: int = 16):
+    def __init__(self, seed: int = 0, stage: str = "quick", device: str = "auto", optim_steps: int = 240, batch: int = 16, lr: float = 7e-4, ssim_weight: float = .2, channels: tuple = (32, 96, 384), emb: int = 1024,
+                 sampler_steps: int = 2, scheduler: str = "ddim", guidance: float = 1., draws: int = 16):
         self.seed, self.stage, self.device, self.optim_steps, self.batch, self.lr, self.ssim_weight, self.channels, self.emb = seed, stage, device, optim_steps, batch, lr, ssim_weight, channels, emb
         self.sampler_steps, self.scheduler, self.guidance, self.draws = sampler_steps, scheduler, guidance, draws
 
-    def _module(self): return EnhancedDiffusionModel(ImprovedUNet(channels=tuple(self.channels), emb=self.emb), ssim_weight=self.ssim_weight)
+    def _module(self): return EnhancedDiffusionModel(ImprovedUNet(channels=tuple(self.channels), emb=self.emb), ssim_weight=self.ssim_weight, bf16=self.emb >= 512)
 
     def _train(self, module, stage, held) -> History:
         embeddings, images = self._validation(stage, held)
-        settings = Training(steps=self.optim_steps, batch=self.batch, lr=self.lr, warmup=.1, ema=.98, check_every=max(1, self.optim_steps // 4))
+        settings = Training(steps=self.optim_steps, batch=self.batch, lr=self.lr, warmup=.1, ema=.98, bf16=module.bf16, check_every=max(1, self.optim_steps // 4))
         def check(m):   # always the same noise, so that checks can be compared
             device = next(m.parameters()).device
             return sum(m.loss(images.to(device), embeddings.to(device), torch.Generator().manual_seed(k)) for k in range(8)) / 8

@@ -124,8 +124,8 @@ def round_trip(autoencoder, images: torch.Tensor) -> torch.Tensor:
     "Images (N,28,28) packed and unpacked again: the best that any model in this latent space can do, its ceiling."
     return from_latents(autoencoder, to_latents(autoencoder, images))
 
-# %% ../../nbs/43_models.vae.ipynb #cd1250f3
-AUTOENCODER = Training(steps=250, batch=32, lr=3e-3, weight_decay=0., bf16=False)
+# %% ../../nbs/43_models.vae.ipynb #50af21f0
+AUTOENCODER = Training(steps=250, batch=32, lr=3e-3, weight_decay=0.)
 
 def autoencoder_loss(module, batch, generator: torch.Generator | None = None, kl_weight: float = 1e-5, ssim_weight: float = .2) -> torch.Tensor:
     "Image loss of a round trip through a draw of the latents, plus the divergence (summed over a latent) times a tiny weight."
