@@ -126,7 +126,7 @@ def expected_best(
         optimiser.zero_grad(); (-gain.sum()).backward(); optimiser.step()
     return logits.detach().sigmoid()
 
-# %% ../../nbs/47_models.posterior.ipynb #1571033f
+# %% ../../nbs/47_models.posterior.ipynb #261d13c6
 ESTIMATES = ("balanced", "mean", "ssim", "probable")
 
 @register("posterior")
@@ -135,7 +135,7 @@ class PosteriorReconstructor(Reconstructor):
 
     `reconstruct` gives the estimate named `estimate` (one of ESTIMATES); `sample` draws; `uncertainty`, `intervals` and `class_probabilities` say how sure it is.
     After `fit`: `choice_` (exponent, temperature), `inner_pcc_`; `candidates_` (M,784) uint8, their `latents_`, `energy_` and `classes_`; `read_`, `offset_`: voxels to evidence."""
-    rung, generative = 13, True
+    rung, generative = 20, True
     presets = {"smoke": {"n_candidates": 600, "exponents": (.15,), "voxels": (100,), "draws": 8, "steps": 3},
                "full": {"n_candidates": 200_000, "exponents": (1., .5, .3, .15), "draws": 200, "steps": 100}}
 
