@@ -54,16 +54,16 @@ def sees_its_errors(samples: np.ndarray, target: np.ndarray) -> np.ndarray:
     spread, error = samples.std(1).reshape(len(target), -1), np.abs(samples.mean(1) - target).reshape(len(target), -1)
     return np.array([np.corrcoef(a, b)[0, 1] if a.std() > 0 and b.std() > 0 else 0. for a, b in zip(spread, error)])
 
-# %% ../nbs/54_calibration.ipynb #7faf68a0
+# %% ../nbs/54_calibration.ipynb #30c38e8c
 def held_out_draws(folder: str | Path, targets: np.ndarray) -> dict:
-    "{model: (draws (N,S,28,28), truth (N,28,28))} from the folds of a cross-validation."
+    "{model: (draws (N,S,28,28), truth (N,28,28), rows (N,))} from the folds of a cross-validation."
     found = {}
     for place in sorted((Path(folder)/"folds").iterdir()) if (Path(folder)/"folds").is_dir() else ():
         parts = []
         for file in sorted(place.glob("*.npz")):
             with np.load(file, allow_pickle=False) as z:
                 if "samples" not in z.files: break
-                parts.append((z["samples"], targets[z["rows"]]))
+                parts.append((z["samples"], targets[z["rows"]], z["rows"]))
         if parts: found[place.name] = tuple(np.concatenate(p) for p in zip(*parts))
     return found
 
@@ -71,9 +71,9 @@ def calibrate(folder: str | Path, seed: int = 0) -> dict:
     "Calibration of every model of a cross-validation that draws; writes calibration.json and figures/calibration.png, returns {model: numbers with intervals}."
     run, result, histograms = load_run(folder), {}, {}
     if run.targets is None: raise DataError(f"{folder} holds no targets: calibration needs a cross-validation with known images")
-    interval = lambda v: dict(zip(("mean", "lo", "hi"), bootstrap_interval(v, seed)))
-    for name, (samples, truth) in held_out_draws(folder, run.targets).items():
+    for name, (samples, truth, rows) in held_out_draws(folder, run.targets).items():
         c = coverage(samples, truth)
+        interval = lambda v, rows=rows: dict(zip(("mean", "lo", "hi"), bootstrap_interval(v, seed, groups=rows)))     # repeats of a row are one stimulus
         histograms[name] = ranks(samples, truth, seed=seed)
         result[name] = {"draws": int(samples.shape[1]), "nominal": c["nominal"], **{f"coverage_{k}": interval(c[k]) for k in ("all", "uncertain")}, "share_uncertain": interval(c["share"]),
                         "energy_score": interval(energy_score(samples, truth)), "sees_its_errors": interval(sees_its_errors(samples, truth)), "ranks": [float(x) for x in histograms[name]]}

@@ -163,32 +163,32 @@ def encoding_figure(model: EncodingModel, voxels: int = 12) -> Figure:
         right.suptitle("what the best ones look for (and their $R^2$)", fontsize=9)
     return fig
 
-# %% ../nbs/31_encoding.ipynb #52da94e4
+# %% ../nbs/31_encoding.ipynb #58a48e9f
 class NoisePool:
     """Components of the voxels that the stimulus predicts worst, regressed out of every voxel (GLMdenoise: Kay, Rokem, Winawer, Dougherty & Wandell 2013).
 
-    `clean(fmri)` (N,V) -> (N,V) float32, standardised by train and without what the pool explains."""
-    def __init__(self, model: EncodingModel, train: BrainDataset, components: int = 2, share: float = .5):
+    `clean(fmri)` (N,V) -> (N,B) float32: `voxels` (B,), all by default, standardised by train and without what the pool explains."""
+    def __init__(self, model: EncodingModel, train: BrainDataset, components: int = 2, share: float = .5, voxels: np.ndarray | None = None):
         from sklearn.utils.extmath import randomized_svd
-        self.mean, self.sd = model.mean_, model.sd_
+        self.mean, self.sd, self.voxels = model.mean_, model.sd_, np.arange(train.n_voxels) if voxels is None else np.asarray(voxels)
         images, alive = train.images, np.nonzero(model.r2_ > -1)[0]
         self.pool = alive[np.argsort(model.r2_[alive], kind="stable")[:max(1, int(share * len(alive)))]]
         k = min(components, len(self.pool), train.n - 1)
         self.directions = randomized_svd(self._standard(train.fmri, self.pool), k, random_state=0)[2].T.astype(np.float32) if k else np.zeros((len(self.pool), 0), np.float32)
         ridge, scores = LeaveOutRidge(model.latents_(images), model.settings.ridge, stimulus_ids(images)), self._scores(train.fmri)
         solve = np.linalg.pinv(scores)
-        parts = [np.arange(v, min(v + BLOCK, train.n_voxels)) for v in range(0, train.n_voxels, BLOCK)]
-        self.weights = np.hstack([solve @ ridge.fit(self._standard(train.fmri, p).astype(float))[2] for p in parts]).astype(np.float32)    # (k,V)
+        parts = [self.voxels[v:v + BLOCK] for v in range(0, len(self.voxels), BLOCK)]
+        self.weights = np.hstack([solve @ ridge.fit(self._standard(train.fmri, p).astype(float))[2] for p in parts]).astype(np.float32)    # (k,B)
 
     def _standard(self, fmri, voxels): return (fmri[:, voxels] - self.mean[voxels]) / self.sd[voxels]
 
     def _scores(self, fmri): return self._standard(fmri, self.pool) @ self.directions
 
     def clean(self, fmri) -> np.ndarray:
-        "(N,V) raw -> (N,V) float32 standardised and cleaned."
+        "(N,V) raw -> (N,B) float32 standardised and cleaned."
         fmri = np.asarray(fmri)
         if fmri.ndim != 2 or fmri.shape[1] != len(self.mean): raise ModelError(f"the noise pool knows rows of {len(self.mean)} voxels, not an array of shape {fmri.shape}")
-        return ((fmri - self.mean) / self.sd - self._scores(fmri) @ self.weights).astype(np.float32)
+        return (self._standard(fmri, self.voxels) - self._scores(fmri) @ self.weights).astype(np.float32)
 
 # %% ../nbs/31_encoding.ipynb #bf591f1d
 def realism_figure(
