@@ -1,0 +1,94 @@
+"""The posterior: honest inside, the same through the command line, on files without images and with any number of voxels."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from digit69.core import ModelError
+from digit69.data import BrainDataset, write_split
+from digit69.metrics import pcc
+from digit69.models.base import Reconstructor, make
+from digit69.models.posterior import candidates, choose
+from digit69.sources import morph, simulate
+
+LIGHT = dict(n_candidates=3000, exponents=(.15,), voxels=(100, 200), draws=16, steps=10)
+
+
+@pytest.fixture(scope="module")
+def split():
+    return simulate(60, 12, 300, seed=3)
+
+
+@pytest.fixture(scope="module")
+def fitted(split):
+    return make("posterior", **LIGHT).fit(split.train)
+
+
+def test_it_beats_ridge_on_a_simulated_subject(split, fitted):
+    ours, ridge = (pcc(m.reconstruct(split.test.fmri), split.test.images).mean() for m in (fitted, make("ridge").fit(split.train)))
+    assert ours > ridge
+
+
+def test_each_estimate_is_best_at_its_own(split, fitted):
+    found = fitted.estimates(split.test.fmri)
+    error = {k: ((v - split.test.images)**2).mean() for k, v in found.items()}
+    assert error["mean"] < error["probable"]
+    assert all(v.shape == (12, 28, 28) and v.dtype == np.float32 for v in found.values())
+
+
+def test_rows_without_information_give_back_the_prior(split, fitted):
+    blank = np.repeat(split.train.fmri.mean(0)[None], 2, 0)
+    assert fitted.uncertainty(blank).mean() > fitted.uncertainty(split.test.fmri).mean()
+
+
+def test_intervals_hold_draws_and_widen_with_the_level(split, fitted):
+    (lo, hi), (lower, higher) = fitted.intervals(split.test.fmri, .5), fitted.intervals(split.test.fmri, .9)
+    assert (lower <= lo).all() and (hi <= higher).all() and (hi - lo).mean() < (higher - lower).mean()
+
+
+def test_selection_never_sees_candidates_of_held_out_stimuli(split):
+    images, parents = candidates(split.train, 300, seed=0)
+    honest = choose(split.train, images, parents, (.15,), (100,))
+    leaky = choose(split.train, images, np.full_like(parents, -1), (.15,), (100,))      # nothing barred: the answer is among the candidates
+    assert max(leaky.values()) > max(honest.values()) + .02
+
+
+def test_shuffled_pairs_decode_nothing(split):
+    order = np.random.default_rng(0).permutation(split.train.n)
+    shuffled = BrainDataset(split.train.fmri[order], split.train.images, split.train.labels)
+    wrong = make("posterior", **LIGHT).fit(shuffled)
+    mean = make("mean").fit(split.train)
+    assert pcc(wrong.reconstruct(split.test.fmri), split.test.images).mean() < pcc(mean.reconstruct(split.test.fmri), split.test.images).mean() + .05
+
+
+def test_saved_and_read_back(split, fitted, tmp_path):
+    again = Reconstructor.load(fitted.save(tmp_path))
+    assert np.array_equal(again.reconstruct(split.test.fmri), fitted.reconstruct(split.test.fmri))
+    assert np.array_equal(again.sample(split.test.fmri, 4, 1), fitted.sample(split.test.fmri, 4, 1))
+
+
+def test_constant_voxels_few_rows_and_no_labels(split):
+    fmri = split.train.fmri.copy()
+    fmri[:, :40] = 3.
+    for part in (BrainDataset(fmri, split.train.images), replace(split.train, labels=None).rows(np.arange(5)), split.train.rows(np.r_[0:4, 0:4])):
+        model = make("posterior", "smoke").fit(part)
+        assert np.isfinite(model.reconstruct(split.test.fmri)).all()
+    with pytest.raises(ModelError, match="estimate"):
+        make("posterior", estimate="median").fit(split.train)
+
+
+def test_morph_of_one_class_stays_in_it(split):
+    _, parents = morph(split.train.images, 40, split.train.labels)
+    assert all(len(set(split.train.labels[p])) == 1 for p in parents)
+
+
+@pytest.mark.parametrize("voxels", [300, 37])
+def test_a_file_without_test_images_through_the_command_line(digit69, tmp_path, split, voxels):
+    fewer = lambda part: replace(part, fmri=part.fmri[:, :voxels])
+    data = write_split(replace(split, train=fewer(split.train), test=fewer(split.test).blind()), tmp_path / "blind.mat")
+    done = digit69("train", "--data", data, "--model", "posterior", "--preset", "smoke", "--out", tmp_path / "m")
+    assert done.returncode == 0, done.stderr
+    done = digit69("reconstruct", "--model", tmp_path / "m", "--data", data, "--out", tmp_path / "r.npz", "--samples", 3)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "r.npz") as z:
+        assert z["reconstructions"].shape == (12, 28, 28) and z["samples"].shape == (12, 3, 28, 28)
