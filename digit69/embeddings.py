@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DIM', 'EMBEDDING', 'Embedding', 'ImageEncoder', 'pixel_directions', 'soft_contrast', 'train_image_encoder',
            'neighbours', 'neighbour_figure', 'FMRIEncoder', 'info_nce', 'train_fmri_encoder', 'first_rows',
-           'inner_folds', 'EmbeddingStage', 'embedding_stage', 'retrieval', 'retrieval_table', 'similarity_figure',
-           'embedding_map']
+           'inner_folds', 'Embedder', 'EmbeddingStage', 'embedding_stage', 'retrieval', 'retrieval_table',
+           'similarity_figure', 'embedding_map']
 
 # %% ../nbs/32_embeddings.ipynb #ae103c8b
 import math
@@ -201,8 +201,46 @@ def _run(net: nn.Module, x, batch: int = 1024) -> torch.Tensor:
     "A module on many rows, some at a time."
     return torch.cat([net(_tensor(x[i:i + batch])) for i in range(0, len(x), batch)]) if len(x) else torch.zeros(0, DIM)
 
-# %% ../nbs/32_embeddings.ipynb #016a4984
-class EmbeddingStage:
+# %% ../nbs/32_embeddings.ipynb #2e5d5d64
+class Embedder:
+    "A fitted pair of encoders: `encoder_` (fMRI), `image_encoder_`; `mean_`, `sd_` of train."
+    def _checked(self, fmri) -> np.ndarray:
+        fmri, n = np.asarray(fmri), int(self.encoder_.n_voxels)
+        if fmri.ndim != 2 or fmri.shape[1] != n: raise ModelError(f"the embedding stage knows rows of {n} voxels, not an array of shape {fmri.shape}")
+        return fmri
+
+    def embed(self, fmri) -> np.ndarray:
+        "Raw rows (N,V) -> (N,512) float32 of length 1."
+        return _run(self.encoder_, self._checked(fmri)).numpy()
+
+    def embed_images(self, images) -> np.ndarray:
+        "Images (N,28,28) in [0,1] -> (N,512) float32 of length 1."
+        return _run(self.image_encoder_, np.asarray(images)).numpy()
+
+    def original_fmri(self, fmri) -> np.ndarray:
+        "Raw rows (N,V) -> all voxels standardised by train, (N,V) float32."
+        return ((self._checked(fmri) - self.mean_) / np.where(self.sd_ > 0, self.sd_, 1)).astype(np.float32)
+
+    def state(self) -> dict[str, np.ndarray]:
+        "What `embed`, `embed_images` and `original_fmri` need, as plain arrays. An image encoder from outside is not among them."
+        ours = _modules(self.image_encoder_, "image") if isinstance(self.image_encoder_, ImageEncoder) else {}
+        return {"mean": self.mean_, "sd": self.sd_, **_modules(self.encoder_, "fmri"), **ours}
+
+    @classmethod
+    def from_state(cls, state: dict, image_encoder: nn.Module | None = None) -> "Embedder":
+        "One that can embed, from what `state` gave."
+        part = lambda name: {k[len(name) + 1:]: torch.as_tensor(np.array(v)) for k, v in state.items() if k.startswith(name + ".")}
+        stage, f = cls(), part("fmri")
+        stage.mean_, stage.sd_ = np.asarray(state["mean"]), np.asarray(state["sd"])
+        stage.encoder_ = FMRIEncoder(int(f["n_voxels"]), len(f["voxels"]), len(f["center"]), len(f["mlp.0.bias"]))
+        stage.encoder_.load_state_dict(f)
+        stage.image_encoder_ = image_encoder or ImageEncoder()
+        if not image_encoder: stage.image_encoder_.load_state_dict(part("image"))
+        for net in (stage.encoder_, stage.image_encoder_): net.eval().requires_grad_(False)
+        return stage
+
+# %% ../nbs/32_embeddings.ipynb #00349015
+class EmbeddingStage(Embedder):
     """Image encoder, fMRI encoder and embeddings of training rows, all learnt from one train set.
 
     After `fit`: `cross_fitted_` (N,512), each training row embedded by an fMRI encoder that saw neither the row nor its stimulus; `images_` (N,28,28); `encoder_`, `image_encoder_`;
@@ -241,23 +279,6 @@ class EmbeddingStage:
         bank = self.bank_[kept], self._targets[torch.as_tensor(kept)]
         return *train_fmri_encoder(model, bank, (part.fmri, own[rows]), self.settings, self.seed), model
 
-    def _checked(self, fmri) -> np.ndarray:
-        fmri, n = np.asarray(fmri), int(self.encoder_.n_voxels)
-        if fmri.ndim != 2 or fmri.shape[1] != n: raise ModelError(f"the embedding stage knows rows of {n} voxels, not an array of shape {fmri.shape}")
-        return fmri
-
-    def embed(self, fmri) -> np.ndarray:
-        "Raw rows (N,V) -> (N,512) float32 of length 1."
-        return _run(self.encoder_, self._checked(fmri)).numpy()
-
-    def embed_images(self, images) -> np.ndarray:
-        "Images (N,28,28) in [0,1] -> (N,512) float32 of length 1."
-        return _run(self.image_encoder_, np.asarray(images)).numpy()
-
-    def original_fmri(self, fmri) -> np.ndarray:
-        "Raw rows (N,V) -> all voxels standardised by train, (N,V) float32."
-        return ((self._checked(fmri) - self.mean_) / np.where(self.sd_ > 0, self.sd_, 1)).astype(np.float32)
-
     @torch.no_grad()
     def draw(
         self, n: int,
@@ -273,24 +294,6 @@ class EmbeddingStage:
         r, i = pick(rows, round(real * n)), pick(bank, n - round(real * n))
         simulated = self.encoder_.encode(self._simulator(i, self.settings.noise, generator))
         return torch.cat([simulated, torch.as_tensor(self.cross_fitted_)[r]]), torch.cat([self._bank[i], _tensor(self.images_[r.numpy()])])
-
-    def state(self) -> dict[str, np.ndarray]:
-        "What `embed`, `embed_images` and `original_fmri` need, as plain arrays. An image encoder from outside is not among them."
-        ours = _modules(self.image_encoder_, "image") if isinstance(self.image_encoder_, ImageEncoder) else {}
-        return {"mean": self.mean_, "sd": self.sd_, **_modules(self.encoder_, "fmri"), **ours}
-
-    @classmethod
-    def from_state(cls, state: dict, image_encoder: nn.Module | None = None) -> "EmbeddingStage":
-        "A stage that can embed, from what `state` gave."
-        part = lambda name: {k[len(name) + 1:]: torch.as_tensor(np.array(v)) for k, v in state.items() if k.startswith(name + ".")}
-        stage, f = cls(), part("fmri")
-        stage.mean_, stage.sd_ = np.asarray(state["mean"]), np.asarray(state["sd"])
-        stage.encoder_ = FMRIEncoder(int(f["n_voxels"]), len(f["voxels"]), len(f["center"]), len(f["mlp.0.bias"]))
-        stage.encoder_.load_state_dict(f)
-        stage.image_encoder_ = image_encoder or ImageEncoder()
-        if not image_encoder: stage.image_encoder_.load_state_dict(part("image"))
-        for net in (stage.encoder_, stage.image_encoder_): net.eval().requires_grad_(False)
-        return stage
 
 # %% ../nbs/32_embeddings.ipynb #8b283215
 _fitted: OrderedDict = OrderedDict()
