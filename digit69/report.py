@@ -159,12 +159,12 @@ def experiment(split: Split, models: list[str], out: str | Path, preset: str = "
         embedding_files(split, out, models, preset, seed); training_figures(out, models)
         return finish(out, {"command": "run", "seed": seed, "preset": preset, "models": models, "data": split.provenance, "seconds": seconds(), **facts})
 
-# %% ../nbs/60_report.ipynb #62c507b4
+# %% ../nbs/60_report.ipynb #1cf8e0c2
 def crossval_experiment(data, models: list[str], out: str | Path, protocol: str = "kfold", folds: int = 10, repeats: int = 1,
-                        preset: str = "quick", seed: int = 0, jobs: int = 1, **facts) -> Run:
+                        preset: str = "quick", seed: int = 0, jobs: int = 1, scheduler: str | None = None, **facts) -> Run:
     "Cross-validate -> figures -> HTML report, in one run folder. Finished folds are kept."
     make_folds(data, protocol, folds, repeats, seed); with_ladder(models, data)   # what cannot be done is said before a folder is made
     out = claim(out, command="crossval", data=data.digest, seed=seed, preset=preset, protocol=protocol, folds=folds, repeats=repeats)
     with stopwatch() as seconds:
-        cross_validate(data, models, out, protocol, folds, repeats, preset, seed, jobs)
+        cross_validate(data, models, out, protocol, folds, repeats, preset, seed, jobs, scheduler)
         return finish(out, {"command": "crossval", "seed": seed, "preset": preset, "models": models, "seconds": seconds(), **facts})
