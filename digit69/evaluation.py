@@ -142,8 +142,8 @@ def other_entries(out: Path, name: str) -> dict:
     for title, images in entries.items(): write_npz(out/"reconstructions"/f"{title}.npz", reconstructions=images)
     return entries
 
-# %% ../nbs/50_evaluation.ipynb #c57ad039
-_alone = threading.Lock()
+# %% ../nbs/50_evaluation.ipynb #829f5e33
+_alone = threading.RLock()   # a batch runs tasks that run tasks
 
 def solo(function, *args):
     "Run a task with one thread, and with no other task in this process (a Dask worker may have several threads)."
