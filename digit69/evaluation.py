@@ -5,12 +5,15 @@
 # %% auto #0
 __all__ = ['LADDER', 'PROTOCOLS', 'refuse_overlap', 'with_ladder', 'fingerprint', 'latency_ms', 'further_answers', 'titled',
            'fit_and_reconstruct', 'data_card', 'nearest_mse', 'score', 'load_reconstructions', 'forget_checkpoints',
-           'run_model', 'other_entries', 'spread', 'score_run', 'run_models', 'without_clock', 'evaluate_files',
-           'paired_difference', 'make_folds', 'cross_validate', 'Run', 'load_run']
+           'run_model', 'other_entries', 'solo', 'connect', 'spread', 'score_run', 'run_models', 'without_clock',
+           'evaluate_files', 'paired_difference', 'leave_class_out', 'make_folds', 'run_folds', 'differences',
+           'cross_validate', 'Run', 'load_run']
 
-# %% ../nbs/50_evaluation.ipynb #c987c0ae
+# %% ../nbs/50_evaluation.ipynb #153c8cba
 import os
+import threading
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -139,15 +142,60 @@ def other_entries(out: Path, name: str) -> dict:
     for title, images in entries.items(): write_npz(out/"reconstructions"/f"{title}.npz", reconstructions=images)
     return entries
 
-# %% ../nbs/50_evaluation.ipynb #29cdce47
-def spread(jobs: int, tasks: list):
-    "Results of joblib tasks in order, from `jobs` processes that end with the last task (idle ones would hold up the exit of whoever started them)."
-    from joblib import Parallel
+# %% ../nbs/50_evaluation.ipynb #829f5e33
+_alone = threading.RLock()   # a batch runs tasks that run tasks
+
+def solo(function, *args):
+    "Run a task with one thread, and with no other task in this process (a Dask worker may have several threads)."
+    from digit69.evaluation import _alone   # the lock of the process that runs the task; a lock cannot be sent
+    with _alone:
+        set_threads(1)
+        return function(*args)
+
+def _version() -> str:
+    from digit69 import __version__
+    return __version__
+
+def connect(scheduler: str, patience: int = 30):
+    "A client of the Dask scheduler at an address like tcp://HOST:8786; a `ModelError` says what is missing: the scheduler, a worker, or this package on the workers."
+    from distributed import Client
+    try: client = Client(scheduler, timeout=5, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as e: raise ModelError(f"no Dask scheduler answers at {scheduler} ({e.__class__.__name__}): start one with `dask scheduler` and give its address, such as tcp://HOST:8786") from None
+    try:
+        theirs = client.submit(_version, pure=False).result(timeout=patience)
+        if theirs != _version(): raise ModelError(f"the Dask workers at {scheduler} have digit69 {theirs}, this is {_version()}: install the same version everywhere")
+        if max(client.nthreads().values(), default=1) > 1: say("Dask workers with several threads run one task at a time: start them with --nthreads 1 --nworkers CORES to use all cores")
+    except BaseException as e:
+        client.close()
+        if isinstance(e, (TimeoutError, ImportError)):
+            raise ModelError(f"no worker of {scheduler} can run digit69 ({e.__class__.__name__}): start `dask worker {scheduler} --nthreads 1` where digit69 is installed") from None
+        raise
+    return client
+
+def spread(
+    jobs: int,                      # local processes; 1: this one
+    tasks: list,                    # (function, *arguments)
+    scheduler: str | None = None,   # address of a Dask scheduler, instead of local processes
+):
+    "Yield (index, result) of tasks as they finish. Local processes end with the last task (idle ones would hold up the exit of whoever started them)."
+    from joblib import Parallel, delayed, parallel_config
     from joblib.externals.loky import get_reusable_executor
-    try: yield from Parallel(jobs, return_as="generator", max_nbytes=None)(tasks)
+    calls = [delayed(_numbered)(i, *task) for i, task in enumerate(tasks)]
+    if not calls: return
+    if scheduler:
+        client = connect(scheduler)
+        try:
+            with parallel_config("dask", client=client): parallel = Parallel(-1, return_as="generator_unordered", batch_size=1)
+            yield from parallel(calls)
+        finally: client.close()
+        return
+    try: yield from Parallel(jobs, return_as="generator_unordered", max_nbytes=None)(calls)
     finally:
         if jobs > 1: get_reusable_executor().shutdown(wait=True)
 
+def _numbered(i, function, *args): return i, solo(function, *args)
+
+# %% ../nbs/50_evaluation.ipynb #8282eb13
 _costs = ("n_parameters", "train_seconds", "latency_ms_per_image")
 
 def score_run(split: Split, answers: dict, out: str | Path, seed: int = 0, skipped: dict | None = None) -> dict:
@@ -176,13 +224,12 @@ def run_models(
     jobs: int = 1,           # models fitted at the same time
 ) -> dict:                   # what metrics.json holds
     "Fit, reconstruct and score `models` (and the ladder) on a split."
-    from joblib import delayed
     refuse_overlap(split, allow_overlap)
     out, (names, skipped) = Path(out), with_ladder(models, split.train)
     for name, reason in skipped.items(): say(f"{name} left out: {reason}")
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    tasks = [delayed(run_model)(n, split, out, preset, seed, resume, threads) for n in names]
-    facts = dict(zip(names, progress(spread(jobs, tasks), "models", total=len(names))))
+    tasks = [(run_model, n, split, out, preset, seed, resume, threads) for n in names]
+    facts = {names[i]: found for i, found in progress(spread(jobs, tasks), "models", total=len(names))}
     answers = {}
     for n in names:
         answers[n] = load_reconstructions(out/"reconstructions"/f"{n}.npz"), facts[n]
@@ -216,30 +263,59 @@ def paired_difference(
     "How much better is a than b on the same images?"
     return dict(zip(("mean", "lo", "hi"), bootstrap_interval(np.asarray(a) - np.asarray(b), seed, groups=groups)))
 
-# %% ../nbs/50_evaluation.ipynb #04504ae9
-PROTOCOLS = ("kfold", "leave-stimulus-out")
+# %% ../nbs/50_evaluation.ipynb #8ea7ab20
+PROTOCOLS = ("kfold", "leave-stimulus-out", "leave-one-class-out")
+
+def leave_class_out(data: BrainDataset, seed: int = 0) -> list[Split]:
+    "One split per class: train on all others, test on it."
+    labels = data.require("labels", "leave-one-class-out")
+    classes = np.unique(labels)
+    if len(classes) < 2: raise DataError(f"leave-one-class-out needs at least two classes; {data.name} has {len(classes)}")
+    rows = [(np.nonzero(labels != c)[0], np.nonzero(labels == c)[0]) for c in classes]
+    return [Split(data.rows(trn), data.rows(tst), f"{data.name} without class {c}", seed,
+                  {"protocol": f"leave-one-class-out, {len(classes)} classes", "sha256": data.digest, "train_rows": trn, "test_rows": tst}) for c, (trn, tst) in zip(classes, rows)]
 
 def make_folds(data: BrainDataset, protocol: str = "kfold", folds: int = 10, repeats: int = 1, seed: int = 0) -> list[Split]:
-    "The splits of a protocol; k-fold over rows is refused where stimuli repeat."
+    "The splits of a protocol; one that leaves copies of test stimuli in train is refused."
+    if protocol not in PROTOCOLS: raise DataError(f"there is no protocol '{protocol}': choose from {', '.join(PROTOCOLS)}")
     if protocol == "leave-stimulus-out": return leave_stimulus_out(data, min(folds, len(np.unique(stimulus_ids(data.images)))), seed)
-    if protocol != "kfold": raise DataError(f"there is no protocol '{protocol}': choose from {', '.join(PROTOCOLS)}")
-    cuts = kfold(data, folds, repeats, seed)
+    cuts = leave_class_out(data, seed) if protocol == "leave-one-class-out" else kfold(data, folds, repeats, seed)
     for cut in cuts: refuse_overlap(cut)
     return cuts
 
-def _fold(names: list[str], cut: Split, files: list[Path], preset: str, seed: int) -> None:
-    "All models on one fold, each kept as a file; an identical result that is there already is not computed again."
-    set_threads(1)
-    for name, file in zip(names, files):
-        mark = sha256(repr(fingerprint(make(name, preset, seed), cut)).encode())
-        try:
-            if str(np.load(file, allow_pickle=False)["fingerprint"]) == mark: continue
-        except Exception: pass   # absent, damaged or another fold: compute it
-        model, recon, seconds = fit_and_reconstruct(name, cut, preset, seed)
-        write_npz(file, reconstructions=recon, rows=cut.provenance["test_rows"], train_seconds=seconds, n_parameters=model.n_parameters,
-                  latency_ms=latency_ms(model, cut.test.fmri, 1), fingerprint=np.array(mark), **further_answers(model, cut.test.fmri, seed=seed))
+# %% ../nbs/50_evaluation.ipynb #65b9e1f9
+def _mark(name: str, cut: Split, preset: str, seed: int) -> str: return sha256(repr(fingerprint(make(name, preset, seed), cut)).encode())
 
-# %% ../nbs/50_evaluation.ipynb #123d50fc
+def _kept(file: Path, mark: str) -> bool:
+    "Whether an identical result of this fold is there, and readable."
+    try:
+        with np.load(file, allow_pickle=False) as z: return str(z["fingerprint"]) == mark and len(z["reconstructions"]) > 0
+    except Exception: return False   # absent, damaged or another fold: compute it
+
+def _fold(names: list[str], cut: Split, preset: str, seed: int, files: list[Path] | None = None) -> dict:
+    "Models on one fold: {name: its arrays}, or {name: why it cannot learn from this train set}. With `files`, each is written as soon as it is done, and only failures are returned."
+    found = {}
+    for i, name in enumerate(names):
+        try: model, recon, seconds = fit_and_reconstruct(name, cut, preset, seed)
+        except (DataError, ModelError) as e: found[name] = str(e); continue
+        arrays = dict(reconstructions=recon, rows=cut.provenance["test_rows"], train_seconds=seconds, n_parameters=model.n_parameters, latency_ms=latency_ms(model, cut.test.fmri, 1),
+                      fingerprint=np.array(_mark(name, cut, preset, seed)), **further_answers(model, cut.test.fmri, seed=seed))
+        if files: write_npz(files[i], **arrays)
+        else: found[name] = arrays
+    return found
+
+def run_folds(names: list[str], cuts: list[Split], files: dict, preset: str, seed: int, jobs: int = 1, scheduler: str | None = None) -> dict:
+    "All models on all folds, each kept in `files` [name][fold]; what is there already is not computed again. Returns {name: why it was left out}."
+    todo = [(i, [n for n in names if not _kept(files[n][i], _mark(n, cut, preset, seed))]) for i, cut in enumerate(cuts)]
+    todo, failed = [(i, missing) for i, missing in todo if missing], {}
+    tasks = [(_fold, missing, cuts[i], preset, seed, None if scheduler else [files[n][i] for n in missing]) for i, missing in todo]
+    for k, found in progress(spread(jobs, tasks, scheduler), "folds", total=len(tasks)):
+        for name, answer in found.items():
+            if isinstance(answer, str): failed[name] = f"cannot learn from {cuts[todo[k][0]].name.replace(' repeat ', ', repeat ')}: {answer}"
+            else: write_npz(files[name][todo[k][0]], **answer)
+    return failed
+
+# %% ../nbs/50_evaluation.ipynb #420d4982
 def _answers(name: str, files: list[Path]) -> dict[str, list[dict]]:
     "Fold files of a model as {entry: [its answers in each fold]}."
     entries = {}
@@ -263,6 +339,15 @@ def _collect(data: BrainDataset, cuts: list[Split], answers: list[dict], seed: i
     costs = {k: float(np.mean([a[f] for a in answers])) for k, f in zip(_costs, ("n_parameters", "train_seconds", "latency_ms"))}
     return table, {**entry, **costs}, np.stack(recon)
 
+def differences(tables: dict, seed: int = 0, groups: np.ndarray | None = None, reference: str = "ridge") -> dict:
+    "Paired differences of per-image tables {name: DataFrame}: of each model to the `reference`, and of every pair (`pairs` [a][b]: mean of a minus b)."
+    known = {n: {m: t[m].to_numpy() for m in METRICS} for n, t in tables.items()}
+    minus = lambda a, b: {m: paired_difference(known[a][m], known[b][m], seed, groups) for m in METRICS}
+    pairs = {a: {} for a in list(known)[:-1]}
+    for a, b in combinations(known, 2): pairs[a][b] = minus(a, b)
+    against = {n: minus(n, reference) for n in known if n != reference} if reference in known else {}
+    return {"schema_version": 1, "reference": reference, "models": against, "pairs": pairs}
+
 def cross_validate(
     data: BrainDataset,      # all rows whose stimulus is known
     models: list[str],
@@ -270,14 +355,16 @@ def cross_validate(
     protocol: str = "kfold", folds: int = 10, repeats: int = 1,
     preset: str = "quick", seed: int = 0,
     jobs: int = 1,           # processes, one thread each
+    scheduler: str | None = None,  # address of a Dask scheduler, instead of local processes
 ) -> dict:                   # what metrics.json holds
     "Cross-validate `models` (and the ladder); writes fold files, out-of-fold reconstructions, metrics.json, metrics_per_image.csv, differences.json."
-    from joblib import delayed
     out, (names, skipped) = Path(out), with_ladder(models, data)
     cuts = make_folds(data, protocol, folds, repeats, seed)
     files = {name: [out/"folds"/name/f"{i:03d}.npz" for i in range(len(cuts))] for name in names}
-    tasks = [delayed(_fold)(names, cut, [files[n][i] for n in names], preset, seed) for i, cut in enumerate(cuts)]
-    for _ in progress(spread(jobs, tasks), "folds", total=len(tasks)): pass
+    failed = run_folds(names, cuts, files, preset, seed, jobs, scheduler)
+    if all(m in failed or m in skipped for m in models): raise ModelError("; ".join(f"{m} {(skipped | failed)[m]}" for m in models))
+    for name, reason in failed.items(): say(f"{name} left out: it {reason}")
+    names, skipped = [n for n in names if n not in failed], skipped | failed
     card = {**data_card(cuts[0]), "name": data.name, "n_train": round(np.mean([c.train.n for c in cuts])), "n_test": data.n}
     result = {"schema_version": 1, "data": card, "models": {}, **({"skipped": skipped} if skipped else {})}
     tables = {}
@@ -285,9 +372,7 @@ def cross_validate(
         for title, answers in _answers(name, files[name]).items():
             tables[title], result["models"][title], recon = _collect(data, cuts, answers, seed)
             write_npz(out/"reconstructions"/f"{title}.npz", reconstructions=recon[0], repeats=recon)
-    groups = stimulus_ids(data.images)
-    against = {n: {m: paired_difference(t[m], tables["ridge"][m], seed, groups[t.index]) for m in METRICS} for n, t in tables.items() if n != "ridge"}
-    write_json(out/"differences.json", {"schema_version": 1, "reference": "ridge", "models": against})
+    write_json(out/"differences.json", differences(tables, seed, stimulus_ids(data.images)))
     write_text(out/"metrics_per_image.csv", pd.concat({n: t for n, t in tables.items()}, names=["model"]).to_csv(float_format="%.6f"))
     write_npz(out/"targets.npz", images=data.images, **({"labels": data.labels} if data.labels is not None else {}))
     write_json(out/"metrics.json", result)
