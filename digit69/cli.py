@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Data', 'Out', 'Models', 'Size', 'Seed', 'Device', 'Jobs', 'Resume', 'Overlap', 'Quiet', 'Engine', 'Scheduler', 'app',
-           'data_app', 'Preset', 'EngineKind', 'run', 'crossval', 'train', 'reconstruct', 'evaluate', 'report', 'embed',
-           'data_list', 'data_fetch', 'data_simulate', 'data_audit', 'main']
+           'data_app', 'Preset', 'EngineKind', 'run', 'crossval', 'bench', 'train', 'reconstruct', 'evaluate', 'report',
+           'embed', 'data_list', 'data_fetch', 'data_simulate', 'data_audit', 'main']
 
 # %% ../nbs/70_cli.ipynb #54d71fd9
 import errno
@@ -121,6 +121,25 @@ def crossval(data: Data = "auto", models: Models = "mean,class_mean,ridge", out:
     from digit69.sources import resolve
     names, scheduler = _names(models), _cluster(engine, scheduler)
     _done(crossval_experiment(resolve(data).pooled(), names, out, protocol, folds, repeats, preset.value, seed, jobs, scheduler, device=device))
+
+# %% ../nbs/70_cli.ipynb #06387b34
+@app.command()
+def bench(data: Data = "auto", out: Out = Path("runs/bench"), models: Annotated[str, typer.Option("--models", help="comma-separated names; default: one of every kind")] = "", preset: Size = Preset.quick,
+          thorough: Annotated[bool, typer.Option("--thorough", help="run the thousand steps of the pixel model instead of scaling a few (minutes)")] = False, seed: Seed = 0, be_quiet: Quiet = False):
+    """Seconds, memory, size and quality of every model, measured one after the other on one thread.
+
+    Example: digit69 bench --data auto --out runs/bench"""
+    _begin(be_quiet)
+    from digit69.bench import BENCHED, bench as measure, bench_text
+    from digit69.core import claim
+    from digit69.sources import resolve
+    names = tuple(dict.fromkeys(n.strip() for n in models.split(",") if n.strip())) or BENCHED
+    known = [n for n in names if n not in BENCHED]
+    if known: _names(",".join(known))
+    split = resolve(data)
+    claim(out, command="bench", data=split.digest, preset=preset.value, seed=seed)
+    print(bench_text(measure(split, out, names, preset.value, seed, thorough)))
+    print(f"table: {out/'bench.csv'}, figure: {out/'figures'/'bench_pareto.png'}")
 
 # %% ../nbs/70_cli.ipynb #64cbf667
 @app.command()
