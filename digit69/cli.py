@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Data', 'Out', 'Models', 'Size', 'Seed', 'Device', 'Jobs', 'Resume', 'Overlap', 'Quiet', 'Engine', 'Scheduler', 'app',
            'data_app', 'Preset', 'EngineKind', 'run', 'crossval', 'bench', 'train', 'reconstruct', 'evaluate', 'report',
-           'embed', 'data_list', 'data_fetch', 'data_simulate', 'data_audit', 'main']
+           'batch', 'embed', 'data_list', 'data_fetch', 'data_simulate', 'data_audit', 'main']
 
 # %% ../nbs/70_cli.ipynb #54d71fd9
 import errno
@@ -53,7 +53,7 @@ app.add_typer(data_app, name="data")
 def _version(version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False):
     if version: print(f"digit69 {__version__}"); raise typer.Exit()
 
-# %% ../nbs/70_cli.ipynb #54c8e966
+# %% ../nbs/70_cli.ipynb #747a9044
 def _begin(be_quiet: bool, device: str = "cpu") -> str:
     "Set up the process for one command: silence, threads, device."
     from digit69.core import pick_device, set_threads
@@ -92,7 +92,8 @@ def _done(run) -> None:
     "The end of a long command: the table, and where to look."
     if run.targets is not None: print(_table(run.metrics))
     else: print(f"{len(next(iter(run.answers.values())))} rows reconstructed; the file holds no test images, so nothing is scored")
-    print(f"report: {run.folder/'reports'/'evaluate.html'}")
+    from digit69.report import page_of
+    print(f"report: {run.folder/'reports'/page_of(run)}.html")
 
 # %% ../nbs/70_cli.ipynb #06e690fd
 @app.command()
@@ -107,20 +108,22 @@ def run(data: Data = "auto", models: Models = "mean,class_mean,ridge", preset: S
     names = _names(models)
     _done(experiment(resolve(data), names, out, preset.value, seed, resume, allow_overlap, jobs, device=device))
 
-# %% ../nbs/70_cli.ipynb #71fa48ad
+# %% ../nbs/70_cli.ipynb #82413737
 @app.command()
 def crossval(data: Data = "auto", models: Models = "mean,class_mean,ridge", out: Out = Path("runs/crossval"),
              protocol: Annotated[str, typer.Option(help="kfold; leave-stimulus-out where stimuli repeat; leave-one-class-out to ask for classes never learnt")] = "kfold",
              folds: Annotated[int, typer.Option(min=2)] = 10, repeats: Annotated[int, typer.Option(min=1)] = 1,
+             null: Annotated[int, typer.Option("--null", min=0, help="permutations of the null through the whole pipeline, e.g. 200; 0: none")] = 0,
+             learning: Annotated[bool, typer.Option("--learning-curve", help="quality against the number of training rows")] = False,
              preset: Size = Preset.quick, seed: Seed = 0, device: Device = "auto", jobs: Jobs = 1, engine: Engine = EngineKind.local, scheduler: Scheduler = None, be_quiet: Quiet = False):
     """Cross-validate over all rows whose stimulus is known; finished folds are kept, so a killed command continues.
 
-    Example: digit69 crossval --data auto --models ridge --folds 10 --repeats 3 --out runs/cv"""
+    Example: digit69 crossval --data auto --models ridge,posterior --folds 10 --repeats 3 --null 200 --learning-curve --jobs 2 --out runs/cv"""
     device = _begin(be_quiet, device)
     from digit69.report import crossval_experiment
     from digit69.sources import resolve
     names, scheduler = _names(models), _cluster(engine, scheduler)
-    _done(crossval_experiment(resolve(data).pooled(), names, out, protocol, folds, repeats, preset.value, seed, jobs, scheduler, device=device))
+    _done(crossval_experiment(resolve(data).pooled(), names, out, protocol, folds, repeats, preset.value, seed, jobs, scheduler, null, learning, device=device))
 
 # %% ../nbs/70_cli.ipynb #06387b34
 @app.command()
@@ -209,17 +212,31 @@ def evaluate(reconstructions: Annotated[list[Path], typer.Option("--reconstructi
     evaluate_files(split, files, out, seed, allow_overlap)
     _done(finish(out, {"command": "evaluate", "files": files, "data": split.provenance, "seed": seed}))
 
-# %% ../nbs/70_cli.ipynb #ebffb3b1
+# %% ../nbs/70_cli.ipynb #fbf4dbac
 @app.command()
-def report(runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN ...]", help="run folders")], be_quiet: Quiet = False):
-    """Draw the figures and build the HTML report of finished runs again.
+def report(runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN ...]", help="run folders")], out: Out = Path("runs/compare"), be_quiet: Quiet = False):
+    """Build the report of a finished run again; with several runs, one page that compares them, in --out.
 
-    Example: digit69 report runs/first"""
+    Example: digit69 report runs/first runs/second --out runs/compare"""
     _begin(be_quiet)
+    from digit69.core import output_folder
     from digit69.evaluation import load_run
-    from digit69.report import finish
+    from digit69.report import compare, finish
     for folder in runs: load_run(folder)
-    for folder in runs: _done(finish(folder, {}))
+    if len(runs) == 1: _done(finish(runs[0], {}))
+    else: print(f"report: {compare(runs, output_folder(out))}")
+
+# %% ../nbs/70_cli.ipynb #215b0860
+@app.command()
+def batch(grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="blocks of command or report, fixed values, lists of values")], out: Out = Path("runs/batch"),
+          jobs: Jobs = 1, engine: Engine = EngineKind.local, scheduler: Scheduler = None, be_quiet: Quiet = False):
+    """Run every combination of a grid of parameters, each in a folder of its own, and compare them on one page; what is finished is kept.
+
+    Example: digit69 batch grid.yaml --out runs/batch --jobs 2"""
+    _begin(be_quiet)
+    from digit69.report import batch, read_grid
+    read_grid(grid)
+    print(f"comparison: {batch(grid, out, jobs, _cluster(engine, scheduler))}")
 
 # %% ../nbs/70_cli.ipynb #b03f8eab
 @app.command()
