@@ -8,7 +8,7 @@ __all__ = ['MOST_UNSURE', 'KNOBS', 'STYLE', 'SLOW', 'CHEAP', 'Answer', 'answer',
            'forming', 'picture', 'section', 'bar', 'evidence_bars', 'scores_table', 'saved_models', 'Explorer',
            'small_run', 'response_times', 'explore_command']
 
-# %% ../nbs/62_explore.ipynb #5b32d175
+# %% ../nbs/62_explore.ipynb #ea940a68
 import base64
 import copy
 import functools
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import DataError, Digit69Error, ModelError, claim, output_folder, rng, say, write_json, write_npz, writing
+from .core import DataError, Digit69Error, ModelError, claim, output_folder, rng, say, set_threads, write_json, write_npz, writing
 from .data import Split
 from .encoding import EncodingModel
 from .evaluation import Run, load_run, run_models
@@ -500,7 +500,7 @@ class Explorer:
         watch_drawing(model, x, show)
         self._show_now(s, answer(model, x, seed=s["seed"]))
 
-# %% ../nbs/62_explore.ipynb #c79ecf34
+# %% ../nbs/62_explore.ipynb #cf485715
 def small_run(folder: str | Path, models: tuple = ("ridge", "posterior")) -> tuple[Split, Path]:
     "A run of small models on the simulated subject, to play with when there is no other: its data and its folder."
     from digit69.sources import resolve
@@ -508,6 +508,7 @@ def small_run(folder: str | Path, models: tuple = ("ridge", "posterior")) -> tup
     identity = {"command": "run", "data": split.digest, "seed": 0, "preset": "smoke"}
     folder = claim(folder, **identity)
     run_models(split, list(models), folder, "smoke")
+    set_threads(1)      # training may have taken more; small questions are answered quickest by one
     write_json(folder/"manifest.json", {"schema_version": 1, "status": "done", "identity": identity, "data": split.provenance})
     return split, folder
 
