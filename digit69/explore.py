@@ -6,9 +6,9 @@
 __all__ = ['MOST_UNSURE', 'KNOBS', 'STYLE', 'SLOW', 'CHEAP', 'Answer', 'answer', 'parse_row', 'follow', 'png', 'terminal_picture',
            'live', 'voxels_of', 'Brain', 'voxel_evidence', 'knobs', 'tuned', 'watched', 'cooling', 'watch_drawing',
            'forming', 'picture', 'section', 'bar', 'evidence_bars', 'scores_table', 'saved_models', 'Explorer',
-           'small_run', 'response_times', 'explore_command']
+           'small_run', 'response_times', 'voila_arguments', 'explore_command']
 
-# %% ../nbs/62_explore.ipynb #ea940a68
+# %% ../nbs/62_explore.ipynb #d02a2055
 import base64
 import copy
 import functools
@@ -17,6 +17,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -327,7 +328,7 @@ def scores_table(now: dict, before: dict) -> str:
     rows = "".join(f"<tr><td>{title}</td><td>{show(now, k)}</td><td>{show(before, k)}</td></tr>" for k, title in (("pcc", "PCC"), ("ssim", "SSIM"), ("mse", "MSE"), ("identification", "identification")))
     return section("How close it is", f"<table><tr><th></th><th>now</th><th>in the run</th></tr>{rows}</table>", False)
 
-# %% ../nbs/62_explore.ipynb #3bde32ea
+# %% ../nbs/62_explore.ipynb #fc38a7f3
 SLOW = .1      # seconds: a model that takes longer is shown as it draws
 CHEAP = .03    # seconds: a model that takes longer does not follow when another one is chosen
 
@@ -459,7 +460,7 @@ class Explorer:
         target = [picture(self.run.targets[s["row"]], f"shown: row {self.rows[s['row']][0]}", 112)] if self.run.targets is not None else []
         unsure = [picture(a.uncertainty / MOST_UNSURE, f"uncertainty, {a.uncertainty.mean():.3f} on average", 112, "magma")] if a.uncertainty is not None else []
         classes = "".join(bar(self.names.get(c, f"class {c}"), p, 1, f"{p:.0%}") for c, p in (a.classes or {}).items())
-        self.parts["now"].value = section("What the brain was shown, and what the model says", "".join([*target, picture(a.image, caption or f"{s['model']} says", 112), *unsure])) + f'<div class="d69" style="padding-top: .4rem">{classes}</div>'
+        self.parts["now"].value = section("What the brain was shown, and what the model says", "".join([*target, picture(a.image, caption or f"{s['model']} says" + (f" ({s['estimate']})" if a.classes else ""), 112), *unsure])) + f'<div class="d69" style="padding-top: .4rem">{classes}</div>'
 
     def _show_notes(self, s: dict):
         notes = [] if self.split else [f"The voxels of this run are not here, so nothing can be disturbed or asked again; what the run kept is shown. Name its data with Explorer({str(self.run.folder)!r}, data=...) or `digit69 explore --data`."]
@@ -476,12 +477,12 @@ class Explorer:
 
     def _others(self, s: dict, x, untouched: bool) -> str:
         "Every model's answer: to this brain, or (faded) to the undisturbed one."
-        figures = []
+        figures, faded = [], False
         for name in [*self.models, *self.missing]:
             quick = x is not None and self.cost.get(name, 9) < CHEAP
             image = self.models[name].reconstruct(x[None])[0] if quick and not untouched else self.run.answers[name][s["row"]]
-            figures.append(picture(image, name, off=not (quick or untouched)))
-        return section("Every model", "".join(figures), note="" if untouched else "Faded: the answer to the undisturbed row; these models are too slow to follow, choose one to ask it.")
+            figures.append(picture(image, name, off=not (quick or untouched))); faded |= not (quick or untouched)
+        return section("Every model", "".join(figures), note="Each at its own settings." + (" Faded: the answer to the undisturbed row; such a model is too slow to follow, choose it to ask it." if faded else ""))
 
     def _nearest(self, a: Answer) -> str:
         if not self.split: return ""
@@ -537,7 +538,25 @@ def response_times(
             table.append({"model": name, "control": k, "median_ms": np.median(times), "worst_ms": max(times)})
     return pd.DataFrame(table)
 
-# %% ../nbs/62_explore.ipynb #14fc2280
+# %% ../nbs/62_explore.ipynb #f4fe2b26
+_template = """{% extends 'voila/templates/lab/index.html.j2' %}
+{% block notebook_css %}{% filter replace('https://cdn.jsdelivr.net/npm/', 'data:text/css,') %}{{ super() }}{% endfilter %}{% endblock %}
+"""
+
+def voila_arguments(
+    folder: str | Path,          # where the page's template is written
+    port: int = 8866,
+    browser: bool = True,
+) -> list[str]:
+    "Arguments for Voila to serve the explorer from this machine to this machine; prepares the template and points JUPYTER_PATH to it."
+    place = Path(folder)/"voila"/"templates"/"digit69"
+    place.mkdir(parents=True)
+    (place/"index.html.j2").write_text(_template); (place/"conf.json").write_text('{"base_template": "lab"}')
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (str(folder), os.environ.get("JUPYTER_PATH"))))
+    only = ("@voila-dashboards/widgets-manager8", "@jupyter-widgets/jupyterlab-manager")     # of the extensions that happen to be installed
+    return [str(report_notebook("explore")), f"--port={port}", "--Voila.ip=127.0.0.1", "--template=digit69", "--Voila.log_level=ERROR",
+            *(f"--VoilaConfiguration.extension_allowlist={e}" for e in only), *([] if browser else ["--no-browser"])]
+
 def explore_command(
     run: str | Path | None = None,   # a run folder; None: a small simulated run is made first
     data: str | None = None,         # SPEC of its data, where it is not found by itself
@@ -552,4 +571,4 @@ def explore_command(
         os.environ["DIGIT69_EXPLORE_RUN"] = str(Path(run).resolve())
         if data and voxels_of(found, data): os.environ["DIGIT69_EXPLORE_DATA"] = str(Path(data).resolve()) if Path(data).exists() else data
     say(f"explorer: http://localhost:{port} (Ctrl-C ends it)")
-    Voila.launch_instance([str(report_notebook("explore")), f"--port={port}", "--Voila.ip=127.0.0.1", "--Voila.log_level=ERROR", *([] if browser else ["--no-browser"])])
+    with tempfile.TemporaryDirectory() as folder: Voila.launch_instance(voila_arguments(folder, port, browser))
