@@ -286,7 +286,7 @@ def forming(
     with writing(path) as tmp: frames[0].save(tmp, save_all=True, append_images=frames[1:], duration=[ms] * (len(frames) - 1) + [1500], loop=0)
     return Path(path)
 
-# %% ../nbs/62_explore.ipynb #d839b140
+# %% ../nbs/62_explore.ipynb #d6de6320
 from .plots import PALETTE
 
 STYLE = f"""<style>
@@ -296,7 +296,7 @@ STYLE = f"""<style>
 .d69 figure.off {{opacity: .45;}} .d69 table {{border-collapse: collapse; font-size: .82rem;}} .d69 :is(td, th) {{padding: .1rem .6rem .1rem 0; text-align: right;}} .d69 :is(td, th):first-child {{text-align: left;}}
 .d69-bar {{display: grid; grid-template-columns: 5.5rem 1fr 3.2rem; gap: .4rem; align-items: center; font-size: .78rem; max-width: 26rem; line-height: 1.35;}}
 .d69-bar > span {{display: block; position: relative; height: .7em; background: rgba(128,128,128,.18);}} .d69-bar i {{position: absolute; top: 0; bottom: 0; background: {PALETTE[0]};}} .d69-bar i.other {{background: {PALETTE[1]};}}
-.d69-note {{border-left: 3px solid {PALETTE[3]}; padding-left: .6rem;}}
+.d69-page .widget-readout {{min-width: 5.2rem;}} .d69-note {{border-left: 3px solid {PALETTE[3]}; padding-left: .6rem;}}
 </style>"""
 
 def picture(image: np.ndarray, caption: str, size: int = 76, colours: str = "gray", off: bool = False) -> str:
@@ -328,7 +328,7 @@ def scores_table(now: dict, before: dict) -> str:
     rows = "".join(f"<tr><td>{title}</td><td>{show(now, k)}</td><td>{show(before, k)}</td></tr>" for k, title in (("pcc", "PCC"), ("ssim", "SSIM"), ("mse", "MSE"), ("identification", "identification")))
     return section("How close it is", f"<table><tr><th></th><th>now</th><th>in the run</th></tr>{rows}</table>", False)
 
-# %% ../nbs/62_explore.ipynb #fc38a7f3
+# %% ../nbs/62_explore.ipynb #f9f792f0
 SLOW = .1      # seconds: a model that takes longer is shown as it draws
 CHEAP = .03    # seconds: a model that takes longer does not follow when another one is chosen
 
@@ -368,6 +368,7 @@ class Explorer:
         display(self.page)
 
     def _make_controls(self):
+        "Sliders throughout: JupyterLab takes the keys that a drop-down list needs, a slider's it leaves alone."
         import ipywidgets as w
         look = lambda text: dict(description=text, layout=w.Layout(width="min(100%, 21rem)"), style={"description_width": "6rem"})
         slide = lambda kind, text, value, low, high, **more: kind(value=value, min=low, max=high, continuous_update=True, **look(text), **more)
@@ -375,12 +376,12 @@ class Explorer:
         other = next((i for _, i in self.rows if self.run.labels is not None and self.run.labels[i] != self.run.labels[0]), len(self.rows) - 1)
         voxels = len(self.brain.best) if self.brain else 1
         self.controls = {
-            "row": w.Dropdown(options=self.rows, value=0, **look("row")), "other": w.Dropdown(options=self.rows, value=other, **look("mix with")),
+            "row": w.SelectionSlider(options=self.rows, value=0, **look("row")), "other": w.SelectionSlider(options=self.rows, value=other, **look("mix with")),
             "share": slide(w.IntSlider, "share of it, %", 0, 0, 100), "silenced": slide(w.IntSlider, "silence best", 0, 0, min(voxels, 2000), step=max(1, min(voxels, 2000) // 100)),
             "noise": slide(w.FloatSlider, "noise, SDs", 0., 0., 3., step=.1),
-            "model": w.Dropdown(options=rungs, value=top_model(self.run), **look("model")),
-            "temperature": slide(w.FloatLogSlider, "temperature", 1., -1, 2, base=10, step=.05, readout_format=".1f"), "estimate": w.Dropdown(options=["mean", "balanced", "ssim", "probable"], **look("estimate")),
-            "steps": slide(w.IntSlider, "steps", 2, 1, 50), "guidance": slide(w.FloatSlider, "guidance", 1., 0., 5., step=.25), "scheduler": w.Dropdown(options=["ddim", "ddpm", "dpm++", "unipc"], **look("sampler")),
+            "model": w.SelectionSlider(options=rungs, value=top_model(self.run), **look("model")),
+            "temperature": slide(w.FloatLogSlider, "temperature", 1., -1, 2, base=10, step=.05, readout_format=".1f"), "estimate": w.SelectionSlider(options=["mean", "balanced", "ssim", "probable"], **look("estimate")),
+            "steps": slide(w.IntSlider, "steps", 2, 1, 50), "guidance": slide(w.FloatSlider, "guidance", 1., 0., 5., step=.25), "scheduler": w.SelectionSlider(options=["ddim", "ddpm", "dpm++", "unipc"], **look("sampler")),
             "seed": slide(w.IntSlider, "seed", 0, 0, 99)}
         self.walk = w.Play(min=0, max=100, step=4, interval=160, description="walk", show_repeat=False)
         w.jslink((self.walk, "value"), (self.controls["share"], "value"))
@@ -398,6 +399,7 @@ class Explorer:
         top = w.Box([side([self.parts["now"], self.parts["film"]], "22rem"), side([brain, knob], "22rem")], layout=wrap)
         rest = w.Box([side([self.parts[k] for k in column], "22rem") for column in (("samples", "models", "nearest"), ("scores", "voxels"))], layout=wrap)
         self.page = w.VBox([w.HTML(STYLE), self.parts["notes"], top, rest], layout=w.Layout(width="100%", max_width="72rem"))
+        self.page.add_class("d69-page")
 
     def _choose_model(self, *_):
         "Knobs that this model does not have are taken away; the others start at the model's own setting."

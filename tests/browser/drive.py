@@ -58,7 +58,7 @@ def errors(driver):
 # The picture is the answer: the second of the large ones (the first is what was shown, where that is known).
 ANSWER = "(() => { const f = [...document.querySelectorAll('.d69 figure')].find(f => / says|, step|T =/.test(f.innerText)); return f ? f.querySelector('img').src : null })()"
 HANDLE = """const label = [...document.querySelectorAll('.widget-label')].find(l => l.textContent === arguments[0]);
-            return label ? label.parentElement.querySelector('.noUi-handle, select') : null"""
+            return label ? label.parentElement.querySelector('.noUi-handle') : null"""
 # Milliseconds from the key to the next answer on the page, measured in the page.
 CLOCK = f"""window.d69 = {{src: {ANSWER}, start: null, ms: null}};
 addEventListener('keydown', () => {{ d69.start = performance.now(); d69.ms = null; d69.src = {ANSWER} }}, true);
@@ -79,6 +79,18 @@ def press(driver, label, keys):
     return times
 
 
+def look_back(test):
+    "Keep a picture of the page when a test fails."
+    def run(driver, url, out, name, *more):
+        try: return test(driver, url, out, name, *more)
+        except BaseException:
+            driver.save_screenshot(str(out / f"failed_{name}.png"))
+            print(f"see {out / f'failed_{name}.png'}", *errors(driver), sep="\n", file=sys.stderr)
+            raise
+    return run
+
+
+@look_back
 def drive(driver, url, out, name, start=None):
     "Open a page with the explorer, move every control by keyboard, look at it wide and narrow."
     from selenium.webdriver.common.keys import Keys
@@ -91,7 +103,7 @@ def drive(driver, url, out, name, start=None):
     driver.execute_script(CLOCK)
     until("all models", lambda: driver.execute_script("return document.querySelectorAll('.d69 figure img').length > 8"))
     rows = {}
-    for label, key in {"share of it, %": Keys.PAGE_UP, "silence best": Keys.ARROW_RIGHT, "noise, SDs": Keys.PAGE_UP, "temperature": Keys.PAGE_UP, "seed": Keys.ARROW_RIGHT, "row": Keys.ARROW_DOWN, "estimate": Keys.ARROW_DOWN}.items():
+    for label, key in {"share of it, %": Keys.PAGE_UP, "silence best": Keys.ARROW_RIGHT, "noise, SDs": Keys.PAGE_UP, "temperature": Keys.PAGE_UP, "seed": Keys.ARROW_RIGHT, "row": Keys.ARROW_RIGHT, "estimate": Keys.ARROW_RIGHT}.items():
         rows[label] = press(driver, label, [key] * (3 if label == "estimate" else 8))
     print(f"{name}: milliseconds from a key to the new picture\n  {'control':16}{'changes':>8}{'median':>8}{'worst':>8}")
     for label, ms in rows.items(): print(f"  {label:16}{len(ms):8}{np.median(ms):8.0f}{max(ms):8.0f}")
@@ -129,14 +141,11 @@ def serve(words, port, path, log):
 
 
 def run_all(driver):
-    "In JupyterLab: click into the notebook, then Shift+Enter to the end."
-    from selenium.webdriver.common.action_chains import ActionChains
-    from selenium.webdriver.common.keys import Keys
-    ready = "return !!document.querySelector('.jp-NotebookPanel .jp-Cell') && /Idle/.test(document.querySelector('.jp-NotebookPanel').innerText + [...document.querySelectorAll('[data-status]')].map(e => e.dataset.status === 'idle' ? 'Idle' : '').join())"
-    until("the notebook and its kernel", lambda: driver.execute_script(ready))
-    cells = driver.find_elements("css selector", ".jp-NotebookPanel .jp-Cell")
-    cells[0].click()
-    for _ in cells: ActionChains(driver).key_down(Keys.SHIFT).send_keys(Keys.ENTER).key_up(Keys.SHIFT).perform()
+    "In JupyterLab: run all cells once the notebook and its kernel are there."
+    until("the notebook", lambda: driver.execute_script("return !!(window.jupyterapp && document.querySelector('.jp-NotebookPanel .jp-Cell'))"))
+    idle = "const s = jupyterapp.shell.currentWidget?.sessionContext; return !!s && s.isReady && s.session?.kernel?.status === 'idle'"
+    until("its kernel", lambda: driver.execute_script(idle))
+    driver.execute_script("jupyterapp.commands.execute('notebook:run-all-cells')")
 
 
 def main():
@@ -165,13 +174,10 @@ def main():
                 port = free_port()
                 notebook = Path(tmp) / "explore.ipynb"
                 shutil.copy(report_notebook("explore"), notebook)
-                lab = serve(["-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={tmp}", "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"], port, "/api", log)
+                lab = serve(["-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={tmp}", "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"], port, "/api", log)
                 try: results["lab"] = drive(driver, f"http://localhost:{port}/lab/tree/explore.ipynb", o.out, "lab", run_all); complaints = errors(driver)
                 finally: driver.get('about:blank'); lab.terminate(); lab.wait(20)
                 assert not complaints, f"JupyterLab: {complaints}"
-        except BaseException:
-            driver.save_screenshot(str(o.out / "failed.png")); print("see", o.out / "failed.png", "\n".join(errors(driver)), file=sys.stderr)
-            raise
         finally: driver.quit()
     (o.out / "times.json").write_text(json.dumps(results))
     print(f"passed in {time.monotonic() - begun:.0f} s; pictures in {o.out}")
