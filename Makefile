@@ -12,7 +12,7 @@ export DIGIT69_DATA ?= $(abspath ../shared/data)
 endif
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: run test lab report readme clean
+.PHONY: run test test-browser docs lab report readme clean
 run: $(READY)
 	$(BIN)/digit69 run --data auto --models $(MODELS) --out $(OUT) --resume
 
@@ -21,6 +21,15 @@ report: $(READY)
 
 test: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" bash .ci/check
+
+# drives the explorer in headless Chromium, as a Voila page and in JupyterLab; installs Chromium and its driver when they are missing and one is root
+test-browser: $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt selenium
+	$(BIN)/python tests/browser/drive.py
+
+# a static site of all notebooks in _docs, from the repository alone
+docs: $(READY)
+	$(BIN)/python .ci/docs.py
 
 lab: $(READY)
 	$(BIN)/jupyter lab nbs

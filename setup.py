@@ -24,7 +24,7 @@ setup(
     package_dir={"digit69.reports": "nbs/reports"},
     package_data={"digit69.reports": ["*.ipynb"]},
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split(), "clip": cfg["clip_requirements"].split()},
+    extras_require={"dev": cfg["dev_requirements"].split(), "clip": cfg["clip_requirements"].split(), "explore": cfg["explore_requirements"].split()},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     zip_safe=False,
 )

@@ -1,0 +1,186 @@
+"""Drive the explorer in a real browser: as a Voila page and in JupyterLab. make test-browser
+
+Debian's Chromium and its driver are installed when they are missing and we are root. Pictures go to --out, the times of every control are printed.
+Nothing here waits for a fixed time: it waits for what must appear, and fails when it does not."""
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+WAIT = 90
+
+
+def install():
+    "Chromium and its driver, from the distribution."
+    if shutil.which("chromium") and shutil.which("chromedriver"): return
+    if os.getuid() != 0 or not shutil.which("apt-get"): sys.exit("please run: sudo apt-get install chromium chromium-driver")
+    print("installing chromium and chromium-driver")
+    subprocess.run("apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null", shell=True, check=True)
+
+
+def open_browser():
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+    options = Options()
+    options.binary_location = shutil.which("chromium")
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"): options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+
+
+def until(what, found, wait=WAIT):
+    "What `found()` returns once it is true."
+    end = time.monotonic() + wait
+    while time.monotonic() < end:
+        if got := found(): return got
+        time.sleep(.02)
+    raise AssertionError(f"waited {wait} s in vain for: {what}")
+
+
+def size(driver, width, height):
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600})
+
+
+def errors(driver):
+    "What the browser complained of. JupyterLab's own warnings are not ours; an error is an error."
+    return [e["message"] for e in driver.get_log("browser") if e["level"] == "SEVERE"]
+
+
+# The picture is the answer: the second of the large ones (the first is what was shown, where that is known).
+ANSWER = "(() => { const f = [...document.querySelectorAll('.d69 figure')].find(f => / says|, step|T =/.test(f.innerText)); return f ? f.querySelector('img').src : null })()"
+HANDLE = """const label = [...document.querySelectorAll('.widget-label')].find(l => l.textContent === arguments[0]);
+            return label ? label.parentElement.querySelector('.noUi-handle') : null"""
+# Milliseconds from the key to the next answer on the page, measured in the page.
+CLOCK = f"""window.d69 = {{src: {ANSWER}, start: null, ms: null}};
+addEventListener('keydown', () => {{ d69.start = performance.now(); d69.ms = null; d69.src = {ANSWER} }}, true);
+new MutationObserver(() => {{ if (d69.start !== null && d69.ms === null) {{ const now = {ANSWER}; if (now && now !== d69.src) d69.ms = performance.now() - d69.start }} }}).observe(document.body, {{subtree: true, childList: true, attributes: true}});"""
+
+
+def press(driver, label, keys):
+    "Focus a control and press keys on it; milliseconds until the picture changed, for each key that changed it."
+    handle, times = driver.execute_script(HANDLE, label), []
+    assert handle is not None, f"there is no control '{label}' on the page"
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", handle)
+    assert driver.execute_script("return document.activeElement === arguments[0]", handle), f"'{label}' cannot be reached by keyboard"
+    for key in keys:
+        handle.send_keys(key)
+        try: times.append(until("a new picture", lambda: driver.execute_script("return d69.ms"), 1))
+        except AssertionError: continue      # some keys change nothing: a seed that draws the same, the end of a slider
+    assert times, f"'{label}' was moved {len(keys)} times, and the picture never changed"
+    return times
+
+
+def look_back(test):
+    "Keep a picture of the page when a test fails."
+    def run(driver, url, out, name, *more):
+        try: return test(driver, url, out, name, *more)
+        except BaseException:
+            driver.save_screenshot(str(out / f"failed_{name}.png"))
+            print(f"see {out / f'failed_{name}.png'}", *errors(driver), sep="\n", file=sys.stderr)
+            raise
+    return run
+
+
+@look_back
+def drive(driver, url, out, name, start=None):
+    "Open a page with the explorer, move every control by keyboard, look at it wide and narrow."
+    from selenium.webdriver.common.keys import Keys
+    size(driver, 1200, 1000)
+    begun = time.monotonic()
+    driver.get(url)
+    if start: start(driver)
+    until("the explorer's picture", lambda: driver.execute_script(f"return {ANSWER}"))
+    print(f"{name}: first picture after {time.monotonic() - begun:.1f} s")
+    driver.execute_script(CLOCK)
+    until("all models", lambda: driver.execute_script("return document.querySelectorAll('.d69 figure img').length > 8"))
+    rows = {}
+    for label, key in {"share of it, %": Keys.PAGE_UP, "silence best": Keys.ARROW_RIGHT, "noise, SDs": Keys.PAGE_UP, "temperature": Keys.PAGE_UP, "seed": Keys.ARROW_RIGHT, "row": Keys.ARROW_RIGHT, "estimate": Keys.ARROW_RIGHT}.items():
+        rows[label] = press(driver, label, [key] * (3 if label == "estimate" else 8))
+    print(f"{name}: milliseconds from a key to the new picture\n  {'control':16}{'changes':>8}{'median':>8}{'worst':>8}")
+    for label, ms in rows.items(): print(f"  {label:16}{len(ms):8}{np.median(ms):8.0f}{max(ms):8.0f}")
+    for width, height in ((1200, 1500), (420, 2600)):
+        size(driver, width, height)
+        until("the page to fit", lambda: driver.execute_script("return innerWidth") == width)
+        driver.execute_script("return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        driver.save_screenshot(str(out / f"explore_{name}_{width}.png"))
+        if name == "voila":
+            wide = driver.execute_script("return Math.max(...[...document.querySelectorAll('.d69, .widget-inline-hbox')].map(e => e.getBoundingClientRect().right))")
+            assert wide <= width, f"at {width} pixels something ends at {wide:.0f}"
+    assert all(driver.execute_script("return [...document.querySelectorAll('.d69 figure img')].map(i => i.complete && i.naturalWidth > 0)"))
+    abroad = driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name).filter(n => !/^(data:|blob:|https?:..(localhost|127.0.0.1))/.test(n))")
+    assert not abroad, f"{name} asks the internet for {abroad}"
+    return rows
+
+
+def free_port():
+    with socket.socket() as s: s.bind(("127.0.0.1", 0)); return s.getsockname()[1]
+
+
+def serve(words, port, path, log):
+    "A server in a process of its own, once it answers."
+    import urllib.error
+    import urllib.request
+    def answers():
+        assert server.poll() is None, f"the server ended:\n{Path(log.name).read_text()[-2000:]}"
+        try: urllib.request.urlopen(f"http://localhost:{port}{path}", timeout=2); return True
+        except urllib.error.HTTPError: return True
+        except OSError: return False
+    server = subprocess.Popen([sys.executable, *words], stdout=log, stderr=log)
+    try: until("the server", answers)
+    except AssertionError: server.terminate(); raise
+    return server
+
+
+def run_all(driver):
+    "In JupyterLab: run all cells once the notebook and its kernel are there."
+    until("the notebook", lambda: driver.execute_script("return !!(window.jupyterapp && document.querySelector('.jp-NotebookPanel .jp-Cell'))"))
+    idle = "const s = jupyterapp.shell.currentWidget?.sessionContext; return !!s && s.isReady && s.session?.kernel?.status === 'idle'"
+    until("its kernel", lambda: driver.execute_script(idle))
+    driver.execute_script("jupyterapp.commands.execute('notebook:run-all-cells')")
+
+
+def main():
+    options = argparse.ArgumentParser()
+    options.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "digit69_browser")
+    options.add_argument("--run", help="a run folder; without it a small simulated run is made")
+    options.add_argument("--skip-lab", action="store_true")
+    o = options.parse_args()
+    begun = time.monotonic()
+    install()
+    from digit69.core import quiet, set_threads
+    from digit69.explore import small_run
+    from digit69.report import report_notebook
+    set_threads(1); quiet(); o.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as tmp, open(o.out / "server.log", "w+") as log:
+        run = str(Path(o.run).resolve()) if o.run else str(small_run(Path(tmp) / "run")[1])
+        os.environ["DIGIT69_EXPLORE_RUN"] = run
+        driver, results = open_browser(), {}
+        try:
+            port = free_port()
+            page = serve(["-c", f"from digit69.explore import explore_command; explore_command({run!r}, port={port}, browser=False)"], port, "/voila/static/voila.js", log)
+            try: results["voila"] = drive(driver, f"http://localhost:{port}/", o.out, "voila"); complaints = errors(driver)
+            finally: driver.get('about:blank'); page.terminate(); page.wait(20)
+            assert not complaints, f"the Voila page: {complaints}"
+            if not o.skip_lab:
+                port = free_port()
+                notebook = Path(tmp) / "explore.ipynb"
+                shutil.copy(report_notebook("explore"), notebook)
+                lab = serve(["-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={tmp}", "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"], port, "/api", log)
+                try: results["lab"] = drive(driver, f"http://localhost:{port}/lab/tree/explore.ipynb", o.out, "lab", run_all); complaints = errors(driver)
+                finally: driver.get('about:blank'); lab.terminate(); lab.wait(20)
+                assert not complaints, f"JupyterLab: {complaints}"
+        finally: driver.quit()
+    (o.out / "times.json").write_text(json.dumps(results))
+    print(f"passed in {time.monotonic() - begun:.0f} s; pictures in {o.out}")
+
+
+if __name__ == "__main__": main()
