@@ -1,10 +1,11 @@
-"""Drive the explorer in a real browser: as a Voila page and in JupyterLab. make test-browser
+"""Drive the explorer in a real browser, as a Voila page and in JupyterLab, and open the book. make test-browser
 
 Debian's Chromium and its driver are installed when they are missing and we are root. Pictures go to --out, the times of every control are printed.
 Nothing here waits for a fixed time: it waits for what must appear, and fails when it does not."""
 import argparse
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -109,7 +110,7 @@ def drive(driver, url, out, name, start=None):
     for label, ms in rows.items(): print(f"  {label:16}{len(ms):8}{np.median(ms):8.0f}{max(ms):8.0f}")
     for width, height in ((1200, 1500), (420, 2600)):
         size(driver, width, height)
-        until("the page to fit", lambda: driver.execute_script("return innerWidth") == width)
+        until("the page to fit", lambda w=width: driver.execute_script("return innerWidth") == w)
         driver.execute_script("return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
         driver.save_screenshot(str(out / f"explore_{name}_{width}.png"))
         if name == "voila":
@@ -148,11 +149,39 @@ def run_all(driver):
     driver.execute_script("jupyterapp.commands.execute('notebook:run-all-cells')")
 
 
+def look_at_book(driver, out):
+    "Build the book, open every page narrow and wide from the disk, and search."
+    from selenium.webdriver.common.by import By
+    root = Path(__file__).resolve().parents[2]
+    built = subprocess.run([sys.executable, str(root / ".ci" / "docs.py"), str(out / "book")], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    print(f"book: {built.stdout.strip()}")
+    for file in sorted((out / "book").rglob("*.html")):
+        driver.get(file.as_uri())
+        for width in (1200, 420):
+            size(driver, width, 900)
+            wide = driver.execute_script("return document.documentElement.scrollWidth")
+            assert wide <= width, f"{file.name} is {wide} pixels wide on a screen of {width}"
+            if file.stem in ("index", "62_explore"): driver.save_screenshot(str(out / f"book_{file.stem}_{width}.png"))
+        left = driver.execute_script("return [...document.querySelectorAll('main p')].map(e => { const c = e.cloneNode(true); c.querySelectorAll('code, math').forEach(x => x.remove()); return c.textContent }).join(' ')")
+        assert not re.search(r"\\(frac|bar|sum|cdot|mathcal)", left), f"{file.name} shows TeX source"
+    box = driver.find_element(By.CSS_SELECTOR, "input[type=search]")
+    box.send_keys("contrastive")
+    found = driver.find_elements(By.CSS_SELECTOR, "#found a")
+    embeddings = [f for f in found if f.text.startswith("Embeddings")]
+    assert embeddings, [f.text for f in found]
+    embeddings[0].click()
+    assert driver.title.startswith("Embeddings"), driver.title
+    assert not (wrong := errors(driver)), wrong
+
+
 def main():
     options = argparse.ArgumentParser()
     options.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "digit69_browser")
     options.add_argument("--run", help="a run folder; without it a small simulated run is made")
     options.add_argument("--skip-lab", action="store_true")
+    options.add_argument("--skip-book", action="store_true")
+    options.add_argument("--only-book", action="store_true")
     o = options.parse_args()
     begun = time.monotonic()
     install()
@@ -161,10 +190,12 @@ def main():
     from digit69.report import report_notebook
     set_threads(1); quiet(); o.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as tmp, open(o.out / "server.log", "w+") as log:
-        run = str(Path(o.run).resolve()) if o.run else str(small_run(Path(tmp) / "run")[1])
+        run = "" if o.only_book else str(Path(o.run).resolve()) if o.run else str(small_run(Path(tmp) / "run")[1])
         os.environ["DIGIT69_EXPLORE_RUN"] = run
         driver, results = open_browser(), {}
         try:
+            if not o.skip_book: look_at_book(driver, o.out)
+            if o.only_book: return
             port = free_port()
             page = serve(["-c", f"from digit69.explore import explore_command; explore_command({run!r}, port={port}, browser=False)"], port, "/voila/static/voila.js", log)
             try: results["voila"] = drive(driver, f"http://localhost:{port}/", o.out, "voila"); complaints = errors(driver)
