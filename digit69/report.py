@@ -135,7 +135,7 @@ def published_table(ours: dict | None = None) -> pd.DataFrame:
     mine = [{"system": n, "MSE": interval(m["mse"], ".4f"), "SSIM": interval(m["ssim"]), "PCC": interval(m["pcc"]), "kind": "this report", "source": protocol, "caveat": ""} for n, (m, protocol) in (ours or {}).items()]
     return pd.DataFrame(mine + [{"system": p["system"], "MSE": number(p["mse"], 4), "SSIM": number(p["ssim"], 3), "PCC": number(p["pcc"], 3), **{k: p[k] for k in ("kind", "source", "caveat")}} for p in PUBLISHED]).set_index("system")
 
-# %% ../nbs/60_report.ipynb #458adf91
+# %% ../nbs/60_report.ipynb #df1410de
 def report_notebook(name: str) -> Path:
     "The path of a report notebook: of the checkout this code runs from, else of the installed package."
     folder = here/"nbs"/"reports" if (here := checkout()) else resources.files("digit69.reports")
@@ -147,7 +147,7 @@ _page = """<style>
 body {max-width: 1080px; margin: 0 auto; padding: 1rem; font-family: system-ui, sans-serif; line-height: 1.5;}
 body .jp-Notebook {padding: 0;} .jp-OutputPrompt, .jp-InputPrompt, .jp-Collapser {display: none !important;}
 .jp-OutputArea-output img {max-width: 100%; height: auto;} .jp-OutputArea-output {overflow-x: auto;}
-body table.dataframe {font-size: .85rem;} body table.dataframe :is(td, th) {text-align: left;} body table.reforms td {white-space: normal; vertical-align: top; min-width: 6rem;} .jp-RenderedHTMLCommon h1 {font-size: 1.9rem;}
+body table.dataframe {font-size: .85rem;} body table.dataframe :is(td, th) {text-align: left !important;} body table.reforms td {white-space: normal; vertical-align: top; min-width: 6rem;} body table.dataframe {display: block; overflow-x: auto; max-width: 100%;} @media (max-width: 600px) {body {padding: .4rem;} body table.dataframe {font-size: .75rem;}} .jp-RenderedHTMLCommon h1 {font-size: 1.9rem;}
 </style></head>"""
 
 def to_html(notebook, title: str) -> str:
@@ -169,7 +169,8 @@ def run_notebook(
     import nbformat
     import papermill
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    out = Path(out)
+    out, known = Path(out), papermill.inspect_notebook(str(report_notebook(name)))
+    if unknown := set(parameters) - set(known): raise DataError(f"report '{name}' has no parameter {', '.join(sorted(unknown))}: choose from {', '.join(known) or 'none'}")
     with tempfile.TemporaryDirectory() as tmp:
         done = Path(tmp)/f"{name}.ipynb"
         try: papermill.execute_notebook(str(report_notebook(name)), str(done), {k: str(v) if isinstance(v, Path) else v for k, v in parameters.items()}, progress_bar=False, log_output=False, cwd=tmp,
@@ -341,7 +342,7 @@ def compare(folders: list, out: str | Path, more: list[dict] | None = None) -> P
     write_text(out/"comparison.csv", comparison_csv(folders, more).to_csv(index=False, float_format="%.6f"))
     return run_notebook("compare", out, runs=[str(f) for f in folders])
 
-# %% ../nbs/60_report.ipynb #cb0372ab
+# %% ../nbs/60_report.ipynb #ce12e55a
 _takes = {"crossval": {"data", "models", "protocol", "folds", "repeats", "preset", "seed", "null", "learning"}, "run": {"data", "models", "preset", "seed", "allow_overlap"}}
 
 def read_grid(path: str | Path) -> list[tuple[str, str, dict, dict]]:
@@ -356,7 +357,7 @@ def read_grid(path: str | Path) -> list[tuple[str, str, dict, dict]]:
         if not isinstance(block, dict) or len({"command", "report"} & set(block)) != 1 or set(block) - {"command", "report", "fixed", "grid"}:
             raise DataError(f"{path}: each block needs `command` (run or crossval) or `report`, and may have `fixed` and `grid`")
         what, fixed, grid = block.get("command") or block.get("report"), block.get("fixed") or {}, block.get("grid") or {}
-        if "report" in block: report_notebook(what)
+        if "report" in block: report_notebook(what)   # there is such a report
         elif what not in _takes: raise DataError(f"{path}: there is no command '{what}' for a batch: choose run or crossval")
         if not isinstance(fixed, dict) or not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()): raise DataError(f"{path}: `fixed` maps names to values, `grid` maps names to lists of values")
         if "command" in block and (unknown := set(fixed) | set(grid)) - _takes[what]: raise DataError(f"{path}: {what} has no parameter {', '.join(sorted(unknown - _takes[what]))}: choose from {', '.join(sorted(_takes[what]))}")

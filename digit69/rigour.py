@@ -109,7 +109,7 @@ def permutation_null(
         result[m] = {"permutations": counts[m], "settings": CHEAP.get(m, {}), "rows": f"{'all' if only[m] == folds else f'the first {only[m]} of {folds}'} folds of {protocol}", "scores": scores}
     return read_json(write_json(out/"null.json", {"schema_version": 1, "seed": seed, "folds": folds, "protocol": protocol, "models": result}))
 
-# %% ../nbs/53_rigour.ipynb #99d66a07
+# %% ../nbs/53_rigour.ipynb #4b0f9010
 _title = {"pcc": "PCC", "ssim": "SSIM", "mse": "MSE", "identification": "identification", "within_class_identification": "identification within class"}
 
 def null_figure(null: dict, metrics: tuple = ("pcc", "ssim", "identification")) -> Figure:
@@ -124,7 +124,7 @@ def null_figure(null: dict, metrics: tuple = ("pcc", "ssim", "identification")) 
                 s = scores[m]
                 ax.hist(s["null"], bins=20, color=PALETTE[5], alpha=.8)
                 ax.axvline(s["observed"], color=PALETTE[3], lw=2)
-                ax.text(.98, .95, f"p = {s['p']:.3g}", transform=ax.transAxes, ha="right", va="top", fontsize=8)
+                ax.set_title(f"p = {s['p']:.3g}", fontsize=8, loc="center")
                 ax.set(yticks=[], xlabel=_title[m] if axs is axes[-1] else ""); ax.spines["left"].set_visible(False)
             axs[0].set_ylabel(name, rotation=0, ha="right", va="center")
     return fig
