@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Data', 'Out', 'Models', 'Size', 'Seed', 'Device', 'Jobs', 'Resume', 'Overlap', 'Quiet', 'Engine', 'Scheduler', 'app',
            'data_app', 'Preset', 'EngineKind', 'run', 'crossval', 'bench', 'train', 'reconstruct', 'evaluate', 'report',
-           'batch', 'embed', 'data_list', 'data_fetch', 'data_simulate', 'data_audit', 'main']
+           'batch', 'embed', 'explore', 'live', 'data_list', 'data_fetch', 'data_simulate', 'data_audit', 'main']
 
 # %% ../nbs/70_cli.ipynb #54d71fd9
 import errno
@@ -256,6 +256,29 @@ def embed(data: Data = "auto", out: Out = Path("runs/embeddings"), preset: Size 
     found = converter.convert(split, out, preset=preset.value, seed=seed, name=name)
     save(converter.plot_alignment(found), out/"embedding_alignment.png")
     print(f"embeddings: {out/f'{name}_embeddings.pkl'}")
+
+# %% ../nbs/70_cli.ipynb #acc31680
+@app.command()
+def explore(run: Annotated[Optional[Path], typer.Option("--run", metavar="DIR", help="a run folder; without one, a small simulated run is made")] = None,
+            data: Annotated[Optional[str], typer.Option("--data", metavar="SPEC", help="the run's data, where it is not found by itself")] = None,
+            port: Annotated[int, typer.Option(min=1024, max=65535)] = 8866, browser: Annotated[bool, typer.Option(help="open the page")] = True, be_quiet: Quiet = False):
+    """Serve the explorer as a page of its own: pick a trial, turn the knobs, silence voxels, and see the digit change.
+
+    Example: digit69 explore --run runs/first"""
+    _begin(be_quiet)
+    from digit69.explore import explore_command
+    explore_command(run, data, port, browser)
+
+@app.command()
+def live(model: Annotated[Path, typer.Option("--model", metavar="DIR", help="a folder that train or run wrote")], out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="keep a picture and an .npz of every row here")] = None,
+         follow: Annotated[Optional[Path], typer.Option("--follow", metavar="FILE", help="read lines as they are appended to a file, in place of standard input")] = None,
+         draw: Annotated[bool, typer.Option("--draw", help="draw every digit in the terminal")] = False, be_quiet: Quiet = False):
+    """Reconstruct fMRI rows as they arrive, one line of numbers each; prints one line of JSON for each.
+
+    Example: digit69 live --model runs/posterior --draw < rows.csv"""
+    _begin(be_quiet)
+    from digit69.explore import follow as appended, live as answer
+    answer(model, appended(follow) if follow else sys.stdin, out, draw=draw)
 
 # %% ../nbs/70_cli.ipynb #0f13c80e
 @data_app.command("list")
