@@ -31,7 +31,7 @@ from .quality import audit, quality_figure
 from .rigour import components_figure, examine, learning_curve, permutation_null, read_out, rigour_figures, variant
 from .training import History, training_curves
 
-# %% ../nbs/60_report.ipynb #d9a7d346
+# %% ../nbs/60_report.ipynb #2ae357ad
 _CLASS = {1: "six", 2: "nine"}   # the published coding of this data set
 
 def captions(labels) -> list[str] | None:
@@ -58,10 +58,10 @@ def pareto_figure(models: dict, metric: str = "pcc") -> Figure:
         for name, (x, y, size) in sorted(points.items(), key=lambda p: (p[1][0], -p[1][1])):
             if y > best: front.append((x, y)); best = y
             k = list(points).index(name)
-            ax.scatter(x, y, s=12 + 14 * np.log10(max(size or 1, 1)), color=PALETTE[k % len(PALETTE)], alpha=.85, zorder=3)
-            ax.annotate(name, (x, y), xytext=(0, -13), textcoords="offset points", fontsize=8, ha="center")
+            ax.scatter(x, y, s=12 + 14 * np.log10(max(size or 1, 1)), color=PALETTE[k % len(PALETTE)], marker="osD^v"[k // len(PALETTE) % 5], alpha=.85, zorder=3, label=name)
         if front: ax.plot(*np.array(front).T, color="grey", lw=1, drawstyle="steps-post", zorder=1)
-        ax.set(xscale="log", xlabel="milliseconds per image (one thread)", ylabel=metric.upper()); ax.grid(alpha=.25); ax.margins(.16)
+        ax.set(xscale="log", xlabel="milliseconds per image (one thread)", ylabel=metric.upper()); ax.grid(alpha=.25); ax.margins(.1)
+        if points: ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     return fig
 
 def run_figures(run: Run, show: int = 10) -> dict:
@@ -77,7 +77,7 @@ def run_figures(run: Run, show: int = 10) -> dict:
             "best_worst_reconstructions.png": best_and_worst(run.targets, run.answers[top], pcc),
             "quality_and_speed.png": pareto_figure({n: run.metrics["models"][n] for n in main})}
 
-# %% ../nbs/60_report.ipynb #d6b497c6
+# %% ../nbs/60_report.ipynb #26fa8b11
 COLUMNS = {"mse": "MSE (lower)", "pcc": "PCC", "ssim": "SSIM", "psnr": "PSNR dB", "identification": "identification", "within_class_identification": "within class", "top1": "top-1"}
 
 def interval(v: dict, form: str = ".3f") -> str:
@@ -86,7 +86,7 @@ def interval(v: dict, form: str = ".3f") -> str:
 
 def metric_table(models: dict) -> pd.DataFrame:
     "Entries of metrics.json as a table of intervals, one model a row."
-    return pd.DataFrame({n: {title: interval(m[k]) for k, title in COLUMNS.items()} for n, m in models.items()}).T
+    return pd.DataFrame({n: {title: interval(m[k], ".1f" if k == "psnr" else ".2f" if k == "top1" else ".3f") for k, title in COLUMNS.items()} for n, m in models.items()}).T
 
 def difference_table(against: dict, metrics: tuple = ("pcc", "ssim", "mse", "identification")) -> pd.DataFrame:
     "Paired differences {model: {metric: interval}} as a table; an interval without 0 is marked with a star."
@@ -107,7 +107,7 @@ def cost_table(models: dict) -> pd.DataFrame:
     show = lambda v, form: "" if v is None else format(v, form)
     return pd.DataFrame({n: {"parameters": show(m["n_parameters"], ",.0f"), "training, s": show(m["train_seconds"], ".2f"), "ms per image": show(m["latency_ms_per_image"], ".3f")} for n, m in models.items()}).T
 
-# %% ../nbs/60_report.ipynb #85c6a681
+# %% ../nbs/60_report.ipynb #98cbb779
 _ten = "the ten published test images"
 _chosen = "chosen by its score on these test images"
 PUBLISHED = tuple(dict(zip(("system", "mse", "ssim", "pcc", "kind", "source", "caveat"), row)) for row in (
@@ -131,9 +131,9 @@ CONVENTIONS = ("Pixels in [0,1] (an MSE for pixels in [-1,1] is divided by 4). S
 
 def published_table(ours: dict | None = None) -> pd.DataFrame:
     "PUBLISHED as a table, with rows of `ours` {name: (entry of metrics.json, protocol)} on top."
-    number = lambda v, d: "" if v is None else f"{v[0]:.{d}f}-{v[1]:.{d}f}" if isinstance(v, tuple) else f"{v:.{d}f}"
+    number = lambda v: "" if v is None else "-".join(f"{x:g}".lstrip("0") for x in (v if isinstance(v, tuple) else (v,)))     # as they are printed
     mine = [{"system": n, "MSE": interval(m["mse"], ".4f"), "SSIM": interval(m["ssim"]), "PCC": interval(m["pcc"]), "kind": "this report", "source": protocol, "caveat": ""} for n, (m, protocol) in (ours or {}).items()]
-    return pd.DataFrame(mine + [{"system": p["system"], "MSE": number(p["mse"], 4), "SSIM": number(p["ssim"], 3), "PCC": number(p["pcc"], 3), **{k: p[k] for k in ("kind", "source", "caveat")}} for p in PUBLISHED]).set_index("system")
+    return pd.DataFrame(mine + [{"system": p["system"], "MSE": number(p["mse"]), "SSIM": number(p["ssim"]), "PCC": number(p["pcc"]), **{k: p[k] for k in ("kind", "source", "caveat")}} for p in PUBLISHED]).set_index("system")
 
 # %% ../nbs/60_report.ipynb #df1410de
 def report_notebook(name: str) -> Path:
