@@ -38,7 +38,7 @@ def per_image(answer, fmri: np.ndarray, batch: int = 10) -> dict:
     rows = fmri[np.arange(batch) % len(fmri)]
     return {"ms_alone": 1000 * fastest(lambda: answer(rows[:1])), "ms_batch": 1000 * fastest(lambda: answer(rows)) / batch}
 
-# %% ../nbs/54_bench.ipynb #01e13b9f
+# %% ../nbs/54_bench.ipynb #eadd7c22
 def worth(recon: np.ndarray, target: np.ndarray, prefix: str = "") -> dict:
     "Mean metrics of reconstructions, under names with a prefix."
     return {f"{prefix}{f.__name__}": float(np.mean(f(recon, target))) for f in (pcc, ssim, mse, identification)}
@@ -54,8 +54,9 @@ def by_steps(name: str, model, split: Split, steps: tuple, thorough: bool) -> li
         draw = _sampler(model, n)
         lines.append({"model": name, "steps": n, **per_image(draw, fmri)})
         if target is None: continue
-        drawn = draw(fmri, 16 if n <= 50 else 1)
-        lines[-1].update(worth(drawn[:, 0], target, "one_"), **(worth(drawn.mean(1), target, "mean16_") if n <= 50 else {}))
+        cheap = 16 * len(fmri) * lines[-1]["ms_batch"] < 60_000
+        drawn = draw(fmri, 16 if cheap else 1)
+        lines[-1].update(worth(drawn[:, 0], target, "one_"), **(worth(drawn.mean(1), target, "mean16_") if cheap else {}))
     return lines + [_thousand(name, model, split, thorough)]
 
 def _thousand(name: str, model, split: Split, thorough: bool, timed: int = 4) -> dict:
