@@ -107,15 +107,14 @@ def pareto_figure(table: pd.DataFrame) -> Figure:
         ax.legend(fontsize=6.5, loc="center left", bbox_to_anchor=(1, .5))
     return fig
 
-# %% ../nbs/54_bench.ipynb #e50d1d7d
+# %% ../nbs/54_bench.ipynb #0ba9c87b
 BENCHED = ("matrix product", "ridge", "regression", "cvae", "posterior", "ldm", "diffusion")
 
 def bench(split: Split, out: str | Path, models: tuple = BENCHED, preset: str = "quick", seed: int = 0, thorough: bool = False) -> pd.DataFrame:
     "Measure models one after the other, each in a fresh process; writes bench.json, bench.csv and figures/bench_pareto.png."
-    from joblib import delayed
     out, lines = Path(out), []
     for name in progress(models, "bench", total=len(models)):
-        lines += next(iter(spread(2, [delayed(measure)(name, split, preset, seed, out/"models", STEPS, thorough)])))    # a pool that ends with its one task: a fresh process
+        lines += list(spread(2, [(measure, name, split, preset, seed, out/"models", STEPS, thorough)]))[0][1]    # a pool that ends with its one task: a fresh process
     table = pd.DataFrame(lines)
     slow = table[(table.model == "diffusion") & (table.steps == 1000)] if "steps" in table else table[:0]
     if len(slow): table["faster_than_1000_steps"] = float(slow.ms_batch.iloc[0]) / table.ms_batch
