@@ -142,13 +142,14 @@ def other_entries(out: Path, name: str) -> dict:
     for title, images in entries.items(): write_npz(out/"reconstructions"/f"{title}.npz", reconstructions=images)
     return entries
 
-# %% ../nbs/50_evaluation.ipynb #829f5e33
+# %% ../nbs/50_evaluation.ipynb #95af4902
 _alone = threading.RLock()   # a batch runs tasks that run tasks
 
 def solo(function, *args):
-    "Run a task with one thread, and with no other task in this process (a Dask worker may have several threads)."
+    "Run a task with one thread, with no other task in this process (a Dask worker may have several threads), and with no tasks of its own elsewhere."
+    from joblib import parallel_config
     from digit69.evaluation import _alone   # the lock of the process that runs the task; a lock cannot be sent
-    with _alone:
+    with _alone, parallel_config("sequential"):
         set_threads(1)
         return function(*args)
 
@@ -181,6 +182,9 @@ def spread(
     from joblib import Parallel, delayed, parallel_config
     from joblib.externals.loky import get_reusable_executor
     calls = [delayed(_numbered)(i, *task) for i, task in enumerate(tasks)]
+    if jobs == 1 and not scheduler:
+        for i, task in enumerate(tasks): yield _numbered(i, *task)
+        return
     if not calls: return
     if scheduler:
         client = connect(scheduler)
@@ -190,8 +194,7 @@ def spread(
         finally: client.close()
         return
     try: yield from Parallel(jobs, return_as="generator_unordered", max_nbytes=None)(calls)
-    finally:
-        if jobs > 1: get_reusable_executor().shutdown(wait=True)
+    finally: get_reusable_executor().shutdown(wait=True)
 
 def _numbered(i, function, *args): return i, solo(function, *args)
 

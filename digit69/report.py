@@ -135,7 +135,7 @@ def published_table(ours: dict | None = None) -> pd.DataFrame:
     mine = [{"system": n, "MSE": interval(m["mse"], ".4f"), "SSIM": interval(m["ssim"]), "PCC": interval(m["pcc"]), "kind": "this report", "source": protocol, "caveat": ""} for n, (m, protocol) in (ours or {}).items()]
     return pd.DataFrame(mine + [{"system": p["system"], "MSE": number(p["mse"]), "SSIM": number(p["ssim"]), "PCC": number(p["pcc"]), **{k: p[k] for k in ("kind", "source", "caveat")}} for p in PUBLISHED]).set_index("system")
 
-# %% ../nbs/60_report.ipynb #df1410de
+# %% ../nbs/60_report.ipynb #d8badf0f
 def report_notebook(name: str) -> Path:
     "The path of a report notebook: of the checkout this code runs from, else of the installed package."
     folder = here/"nbs"/"reports" if (here := checkout()) else resources.files("digit69.reports")
@@ -144,10 +144,10 @@ def report_notebook(name: str) -> Path:
     return Path(str(folder/f"{name}.ipynb"))
 
 _page = """<style>
-body {max-width: 1080px; margin: 0 auto; padding: 1rem; font-family: system-ui, sans-serif; line-height: 1.5;}
+body {max-width: 1120px; margin: 0 auto; padding: 1rem; font-family: system-ui, sans-serif; line-height: 1.5;}
 body .jp-Notebook {padding: 0;} .jp-OutputPrompt, .jp-InputPrompt, .jp-Collapser {display: none !important;}
 .jp-OutputArea-output img {max-width: 100%; height: auto;} .jp-OutputArea-output {overflow-x: auto;}
-body table.dataframe {font-size: .85rem;} body table.dataframe :is(td, th) {text-align: left !important;} body table.reforms td {white-space: normal; vertical-align: top; min-width: 6rem;} body table.dataframe {display: block; overflow-x: auto; max-width: 100%;} @media (max-width: 600px) {body {padding: .4rem;} body table.dataframe {font-size: .75rem;}} .jp-RenderedHTMLCommon h1 {font-size: 1.9rem;}
+body table.dataframe {font-size: .8rem;} body table.dataframe :is(td, th) {padding: .3em .4em;} body table.dataframe :is(td, th) {text-align: left !important;} body table.reforms td {white-space: normal; vertical-align: top; min-width: 6rem;} body table.dataframe {display: block; overflow-x: auto; max-width: 100%;} @media (max-width: 600px) {body {padding: .4rem;} body table.dataframe {font-size: .75rem;}} .jp-RenderedHTMLCommon h1 {font-size: 1.9rem;}
 </style></head>"""
 
 def to_html(notebook, title: str) -> str:
