@@ -55,7 +55,7 @@ def sees_its_errors(samples: np.ndarray, target: np.ndarray) -> np.ndarray:
     spread, error = samples.std(1).reshape(len(target), -1), np.abs(samples.mean(1) - target).reshape(len(target), -1)
     return np.array([np.corrcoef(a, b)[0, 1] if a.std() > 0 and b.std() > 0 else 0. for a, b in zip(spread, error)])
 
-# %% ../nbs/52_calibration.ipynb #e7ee771f
+# %% ../nbs/52_calibration.ipynb #2d584654
 def held_out_draws(folder: str | Path, targets: np.ndarray) -> dict:
     "{model: (draws (N,S,28,28), truth (N,28,28), rows (N,))} from the folds of a cross-validation, or from the reconstructions of a run."
     folder = Path(folder)
@@ -76,7 +76,7 @@ def calibration(samples: np.ndarray, truth: np.ndarray, rows: np.ndarray, seed: 
     "All of the above for draws (N,S,28,28) and truth (N,28,28), with intervals over stimuli: equal `rows` (N,) are repeats of one."
     c, share = coverage(samples, truth), ranks(samples, truth, seed=seed)
     interval = lambda v: dict(zip(("mean", "lo", "hi"), bootstrap_interval(v, seed, groups=rows)))
-    return {"draws": int(samples.shape[1]), "nominal": c["nominal"], **{f"coverage_{k}": interval(c[k]) for k in ("all", "uncertain")}, "share_uncertain": interval(c["share"]),
+    return {"draws": int(samples.shape[1]), "nominal": c["nominal"], "coverage_ties_broken": float(share[1:-1].sum()), **{f"coverage_{k}": interval(c[k]) for k in ("all", "uncertain")}, "share_uncertain": interval(c["share"]),
             "energy_score": interval(energy_score(samples, truth)), "sees_its_errors": interval(sees_its_errors(samples, truth)), "ranks": [float(x) for x in share]}
 
 def calibrate(folder: str | Path, seed: int = 0) -> dict:
