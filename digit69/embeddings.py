@@ -47,7 +47,7 @@ class Embedding:
     folds: int = 5              # inner folds for the embeddings of training rows
     encoding: Encoding = Encoding()
 
-EMBEDDING = {"smoke": Embedding(Training(steps=4, batch=32, lr=2e-3), Training(steps=10, batch=64, lr=3e-3), copies=4, real=8, folds=2, encoding=Encoding(per_stimulus=5)),
+EMBEDDING = {"smoke": Embedding(Training(steps=4, batch=32, lr=2e-3), Training(steps=10, batch=64, lr=3e-3), copies=4, real=8, folds=2),
              "quick": Embedding(),
              "full": Embedding(Training(steps=1000, batch=128, lr=2e-3), Training(steps=800, batch=256, lr=3e-3), copies=100, folds=10)}
 

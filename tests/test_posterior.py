@@ -6,12 +6,13 @@ import pytest
 
 from digit69.core import ModelError
 from digit69.data import BrainDataset, write_split
+from digit69.encoding import Encoding
 from digit69.metrics import pcc
 from digit69.models.base import Reconstructor, make
 from digit69.models.posterior import candidates, choose
 from digit69.sources import morph, simulate
 
-LIGHT = dict(n_candidates=3000, exponents=(.15,), voxels=(100, 200), draws=16, steps=10)
+LIGHT = dict(n_candidates=3000, exponents=(.15,), strengths=(1.,), voxels=(100, 200), draws=16, steps=10)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,12 @@ def test_rows_without_information_give_back_the_prior(split, fitted):
     assert fitted.uncertainty(blank).mean() > fitted.uncertainty(split.test.fmri).mean()
 
 
+def test_a_noisier_row_is_answered_less_surely(split, fitted):
+    noise = np.random.default_rng(0).normal(size=split.test.fmri.shape) * split.train.fmri.std(0)
+    doubt = [fitted.uncertainty((split.test.fmri + k * noise).astype(np.float32)).mean() for k in (0, 1, 3)]
+    assert doubt[0] < doubt[1] < doubt[2]
+
+
 def test_intervals_hold_draws_and_widen_with_the_level(split, fitted):
     (lo, hi), (lower, higher) = fitted.intervals(split.test.fmri, .5), fitted.intervals(split.test.fmri, .9)
     assert (lower <= lo).all() and (hi <= higher).all() and (hi - lo).mean() < (higher - lower).mean()
@@ -48,8 +55,8 @@ def test_intervals_hold_draws_and_widen_with_the_level(split, fitted):
 
 def test_selection_never_sees_candidates_of_held_out_stimuli(split):
     images, parents = candidates(split.train, 300, seed=0)
-    honest = choose(split.train, images, parents, (.15,), (100,))
-    leaky = choose(split.train, images, np.full_like(parents, -1), (.15,), (100,))      # nothing barred: the answer is among the candidates
+    honest = choose(split.train, {1.: (images, parents)}, Encoding(voxels=100), (100,))
+    leaky = choose(split.train, {1.: (images, np.full_like(parents, -1))}, Encoding(voxels=100), (100,))      # nothing barred: the answer is among the candidates
     assert max(leaky.values()) > max(honest.values()) + .02
 
 
