@@ -96,7 +96,7 @@ def interval_bars(
     title: str = "",
     reference: float | None = None,
     ax=None,                 # draw here instead of on a new figure
-):
+) -> Figure:
     "Points with intervals, one model a line, first model on top. Returns the figure."
     with house_style():
         fig = ax.figure if ax is not None else Figure(figsize=(4.2, .34 * len(table) + .8), layout="constrained")
@@ -151,7 +151,7 @@ def matrix(
     title: str = "",
     ax=None,
     limits: tuple = (-1, 1),
-):
+) -> Figure:
     "A similarity matrix on a scale symmetric around 0 by default. Returns the figure."
     with house_style():
         fig = ax.figure if ax is not None else Figure(figsize=(3.4, 3), layout="constrained")
@@ -166,7 +166,7 @@ def scatter_map(
     labels: np.ndarray | None = None,  # (N,) classes
     title: str = "",
     ax=None,
-):
+) -> Figure:
     "Rows as points in two dimensions, one colour and marker per class. Returns the figure."
     with house_style():
         fig = ax.figure if ax is not None else Figure(figsize=(3.4, 3), layout="constrained")
