@@ -10,9 +10,10 @@ from nbconvert import MarkdownExporter
 
 root = Path(__file__).resolve().parents[1]
 notebook = nbformat.read(root / "nbs" / "index.ipynb", 4)
+notebook.cells = [c for c in notebook.cells if "#| hide\n" not in c.source + "\n"]
+says = {f"output_{k}_": found[1] for k, c in enumerate(notebook.cells) if (found := re.search(r"^# picture: (.+)$", c.source, re.M))}     # what a picture shows, for those who cannot see it
 for cell in notebook.cells:
     if cell.cell_type == "code" and "#| hide_input" in cell.source: cell.source = ""
-notebook.cells = [c for c in notebook.cells if "#| hide\n" not in c.source + "\n"]
 for cell in notebook.cells:
     cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
     for output in cell.get("outputs", []):   # keep one form of each output: a picture or the markdown, not its repr
@@ -23,7 +24,7 @@ files = {}
 for k, (name, content) in enumerate(sorted(resources["outputs"].items())):
     target = f"nbs/images/readme_{k}{Path(name).suffix}"
     files[target] = content
-    text = re.sub(rf"!\[[^\]]*\]\({re.escape(name)}\)", f"![Reconstructions of real trials]({target})", text)
+    text = re.sub(rf"!\[[^\]]*\]\({re.escape(name)}\)", f"![{next(v for k, v in says.items() if name.startswith(k))}]({target})", text)
 text = re.sub(r"```[a-z]*\n\s*```\n", "", text)
 text = re.sub(r"^ +$", "", text, flags=re.M)
 text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

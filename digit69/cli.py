@@ -10,6 +10,7 @@ __all__ = ['Data', 'Out', 'Models', 'Size', 'Seed', 'Device', 'Jobs', 'Resume', 
 # %% ../nbs/70_cli.ipynb #54d71fd9
 import errno
 import os
+import re
 import sys
 from enum import Enum
 from pathlib import Path
@@ -26,9 +27,20 @@ class Preset(str, Enum):
     quick = "quick"
     full = "full"
 
-Data = Annotated[str, typer.Option("--data", metavar="SPEC", help="auto, digit69, miyawaki, simulated, or a path to a .mat or .npz file")]
+def _known_models() -> list[str]:
+    "Names of all models, read from the source: a shell that completes a word cannot wait until torch is loaded."
+    return [n for f in sorted((Path(__file__).parent/"models").glob("*.py")) for n in re.findall(r'^@register\("(\w+)"', f.read_text(encoding="utf-8"), re.M)]
+
+def _complete_models(incomplete: str) -> list[str]:
+    "Completions of the last of several comma-separated names."
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + n for n in _known_models() if n.startswith(last) and n not in before.split(",")]
+
+def _complete_spec(incomplete: str) -> list[str]: return [s for s in ("auto", "digit69", "miyawaki", "simulated") if s.startswith(incomplete)]    # nothing fits: the shell offers files
+
+Data = Annotated[str, typer.Option("--data", metavar="SPEC", autocompletion=_complete_spec, help="auto, digit69, miyawaki, simulated, or a path to a .mat or .npz file")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="folder for the results; made if need be")]
-Models = Annotated[str, typer.Option("--models", help="comma-separated names, or all; the ladder mean, class_mean, ridge is always added")]
+Models = Annotated[str, typer.Option("--models", autocompletion=_complete_models, help="comma-separated names, or all; the ladder mean, class_mean, ridge is always added")]
 Size = Annotated[Preset, typer.Option("--preset", help="how much work: smoke (seconds), quick (minutes), full")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="the same seed gives the same result")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
@@ -45,8 +57,22 @@ Engine = Annotated[EngineKind, typer.Option("--engine", help="local: processes o
 Scheduler = Annotated[Optional[str], typer.Option("--scheduler", metavar="ADDRESS", help="address of a Dask scheduler, such as tcp://HOST:8786")]
 
 app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]},
-                  help="From one person's visual-cortex activity (fMRI) to the handwritten digit they were looking at, measured honestly.")
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fetch, simulate and audit data.")
+                  help="""From one person's visual-cortex activity (fMRI) to the handwritten digit they were looking at, measured honestly.
+
+\b
+Examples:
+  digit69 run --out runs/first
+  digit69 crossval --models ridge,posterior --folds 10 --out runs/cv
+  digit69 explore --run runs/first
+
+`digit69 COMMAND --help` says more. Without real data, everything runs on a simulated subject.""")
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}, help="""Fetch, simulate and audit data.
+
+\b
+Examples:
+  digit69 data list
+  digit69 data fetch digit69
+  digit69 data audit simulated --out runs/audit""")
 app.add_typer(data_app, name="data")
 
 @app.callback(invoke_without_command=True)
@@ -80,12 +106,20 @@ def _cluster(engine: EngineKind, scheduler: str | None) -> str | None:
     connect(scheduler).close()
     return scheduler
 
+def _facts(**facts) -> None:
+    "The end of a command: what was made, one fact a line."
+    facts = {k.replace("_", " "): v for k, v in facts.items() if v is not None}
+    for k, v in facts.items(): print(f"{k:{max(map(len, facts))}}  {v:,}" if isinstance(v, int) else f"{k:{max(map(len, facts))}}  {v}")
+
+def _learnt_from(rows) -> str: return f"{rows.n:,} rows x {rows.n_voxels:,} voxels ({rows.name})"
+
 def _table(metrics: dict) -> str:
     "metrics.json as a small table for the terminal."
-    lines = [f"{'model':14}{'PCC':>22}{'SSIM':>22}{'MSE':>24}{'identification':>22}"]
+    wide = max(map(len, metrics["models"])) + 1
+    lines = [f"{'model':{wide}}{'PCC':>22}{'SSIM':>22}{'MSE':>24}{'identification':>22}"]
     show = lambda v, d: "-" if v["mean"] is None else f"{v['mean']:.{d}f} [{v['lo']:.{d}f}, {v['hi']:.{d}f}]"
     for name, m in metrics["models"].items():
-        lines.append(f"{name:14}{show(m['pcc'], 3):>22}{show(m['ssim'], 3):>22}{show(m['mse'], 4):>24}{show(m['identification'], 3):>22}")
+        lines.append(f"{name:{wide}}{show(m['pcc'], 3):>22}{show(m['ssim'], 3):>22}{show(m['mse'], 4):>24}{show(m['identification'], 3):>22}")
     return "\n".join(lines)
 
 def _done(run) -> None:
@@ -95,13 +129,26 @@ def _done(run) -> None:
     from digit69.report import page_of
     print(f"report: {run.folder/'reports'/page_of(run)}.html")
 
+def _compared(csv: Path, page: Path) -> None:
+    "The end of a comparison: its table, and where to look."
+    import pandas as pd
+    if csv.is_file():
+        table = pd.read_csv(csv)
+        print(table[[c for c in table if not c.endswith(("_lo", "_hi", "sha256")) and table[c].notna().any()]].to_string(index=False, float_format="{:.3f}".format))
+    print(f"report: {page}")
+
+
 # %% ../nbs/70_cli.ipynb #06e690fd
 @app.command()
 def run(data: Data = "auto", models: Models = "mean,class_mean,ridge", preset: Size = Preset.quick, out: Out = Path("runs/last"), seed: Seed = 0,
         device: Device = "auto", jobs: Jobs = 1, resume: Resume = False, allow_overlap: Overlap = False, be_quiet: Quiet = False):
     """Audit, fit, reconstruct, evaluate, draw and report, in one run folder.
 
-    Example: digit69 run --data auto --models mean,class_mean,ridge --out runs/first"""
+    \b
+    Examples:
+      digit69 run --out runs/first
+      digit69 run --data auto --models mean,class_mean,ridge --out runs/first
+      digit69 run --data my.mat --models all --jobs 2 --resume --out runs/all"""
     device = _begin(be_quiet, device)
     from digit69.report import experiment
     from digit69.sources import resolve
@@ -118,7 +165,11 @@ def crossval(data: Data = "auto", models: Models = "mean,class_mean,ridge", out:
              preset: Size = Preset.quick, seed: Seed = 0, device: Device = "auto", jobs: Jobs = 1, engine: Engine = EngineKind.local, scheduler: Scheduler = None, be_quiet: Quiet = False):
     """Cross-validate over all rows whose stimulus is known; finished folds are kept, so a killed command continues.
 
-    Example: digit69 crossval --data auto --models ridge,posterior --folds 10 --repeats 3 --null 200 --learning-curve --jobs 2 --out runs/cv"""
+    \b
+    Examples:
+      digit69 crossval --data auto --models ridge,posterior --folds 10 --out runs/cv
+      digit69 crossval --models ridge,posterior --repeats 3 --null 200 --learning-curve --jobs 2 --out runs/cv
+      digit69 crossval --models ridge --engine dask --scheduler tcp://HOST:8786 --out runs/cv"""
     device = _begin(be_quiet, device)
     from digit69.report import crossval_experiment
     from digit69.sources import resolve
@@ -127,11 +178,14 @@ def crossval(data: Data = "auto", models: Models = "mean,class_mean,ridge", out:
 
 # %% ../nbs/70_cli.ipynb #06387b34
 @app.command()
-def bench(data: Data = "auto", out: Out = Path("runs/bench"), models: Annotated[str, typer.Option("--models", help="comma-separated names; default: one of every kind")] = "", preset: Size = Preset.quick,
+def bench(data: Data = "auto", out: Out = Path("runs/bench"), models: Annotated[str, typer.Option("--models", autocompletion=_complete_models, help="comma-separated names; default: one of every kind")] = "", preset: Size = Preset.quick,
           thorough: Annotated[bool, typer.Option("--thorough", help="run the thousand steps of the pixel model instead of scaling a few (minutes)")] = False, seed: Seed = 0, be_quiet: Quiet = False):
     """Seconds, memory, size and quality of every model, measured one after the other on one thread.
 
-    Example: digit69 bench --data auto --out runs/bench"""
+    \b
+    Examples:
+      digit69 bench --data auto --out runs/bench
+      digit69 bench --models ridge,posterior --preset smoke --out runs/bench"""
     _begin(be_quiet)
     from digit69.bench import BENCHED, bench as measure, bench_text
     from digit69.core import claim
@@ -146,11 +200,14 @@ def bench(data: Data = "auto", out: Out = Path("runs/bench"), models: Annotated[
 
 # %% ../nbs/70_cli.ipynb #64cbf667
 @app.command()
-def train(model: Annotated[str, typer.Option("--model", help="name of the model")], data: Data = "auto", out: Out = Path("runs/model"), preset: Size = Preset.quick,
+def train(model: Annotated[str, typer.Option("--model", autocompletion=_complete_models, help="name of the model")], data: Data = "auto", out: Out = Path("runs/model"), preset: Size = Preset.quick,
           seed: Seed = 0, device: Device = "auto", resume: Resume = False, be_quiet: Quiet = False):
     """Train one model on the training rows and save it.
 
-    Example: digit69 train --data auto --model ridge --out runs/ridge"""
+    \b
+    Examples:
+      digit69 train --data auto --model ridge --out runs/ridge
+      digit69 train --data my.mat --model ldm --preset quick --resume --out runs/ldm"""
     device = _begin(be_quiet, device)
     from digit69.core import claim, manifest, stopwatch, write_json
     from digit69.evaluation import forget_checkpoints
@@ -168,7 +225,7 @@ def train(model: Annotated[str, typer.Option("--model", help="name of the model"
         learner.save(out); forget_checkpoints(out)
         say(f"{model}: fitted on {split.train.n} rows in {seconds():.1f} s")
     write_json(out/"manifest.json", {**manifest(**identity, provenance=split.provenance, device=device), "identity": identity, "status": "done"})
-    print(f"model: {out}")
+    _facts(model=model, learnt_from=_learnt_from(split.train), parameters=load_model(out).n_parameters, size=f"{sum(f.stat().st_size for f in out.iterdir() if f.is_file()) / 2**20:.1f} MiB", saved_in=out)
 
 # %% ../nbs/70_cli.ipynb #d1252b26
 @app.command()
@@ -176,9 +233,12 @@ def reconstruct(model: Annotated[Path, typer.Option("--model", metavar="DIR", he
                 data: Data = "auto", samples: Annotated[Optional[int], typer.Option(min=1, help="draws per row, for generative models")] = None, seed: Seed = 0, be_quiet: Quiet = False):
     """Reconstruct the test rows of a data file; it may hold no images at all.
 
-    Example: digit69 reconstruct --model runs/ridge --data new_rows.mat --out new_rows_recon.npz"""
+    \b
+    Examples:
+      digit69 reconstruct --model runs/ridge --data new_rows.mat --out new_rows_recon.npz
+      digit69 reconstruct --model runs/posterior --data new_rows.mat --samples 16 --out draws.npz"""
     _begin(be_quiet)
-    from digit69.core import write_npz
+    from digit69.core import stopwatch, write_npz
     from digit69.data import read_test_rows
     from digit69.models.base import load_model
     from digit69.sources import resolve
@@ -186,10 +246,10 @@ def reconstruct(model: Annotated[Path, typer.Option("--model", metavar="DIR", he
     reconstructor = load_model(model)
     if samples and not reconstructor.generative: raise ModelError(f"{reconstructor.name} gives one answer and has no samples: leave out --samples")
     rows = read_test_rows(data) if Path(data).suffix in (".mat", ".npz") else resolve(data).test.blind()
-    arrays = {"reconstructions": reconstructor.reconstruct(rows.fmri)}
+    with stopwatch() as seconds: arrays = {"reconstructions": reconstructor.reconstruct(rows.fmri)}
     if samples: arrays["samples"] = reconstructor.sample(rows.fmri, samples, seed)
     write_npz(out, **arrays)
-    print(f"{rows.n} reconstructions: {out}")
+    _facts(model=reconstructor.name, rows=_learnt_from(rows), draws_a_row=samples, ms_a_row=f"{1000 * seconds() / max(rows.n, 1):.1f}", saved_in=out)
 
 # %% ../nbs/70_cli.ipynb #58957830
 @app.command()
@@ -198,7 +258,9 @@ def evaluate(reconstructions: Annotated[list[Path], typer.Option("--reconstructi
              data: Data = "auto", out: Out = Path("runs/evaluation"), seed: Seed = 0, allow_overlap: Overlap = False, be_quiet: Quiet = False):
     """Score files of reconstructions against the test stimuli, beside the ladder.
 
-    Example: digit69 evaluate --data auto --reconstructions a.npz b.npz --out runs/compare"""
+    \b
+    Example:
+      digit69 evaluate --data auto --reconstructions a.npz b.npz --out runs/compare"""
     _begin(be_quiet)
     from digit69.core import claim
     from digit69.evaluation import evaluate_files, load_reconstructions, refuse_overlap
@@ -217,14 +279,17 @@ def evaluate(reconstructions: Annotated[list[Path], typer.Option("--reconstructi
 def report(runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN ...]", help="run folders")], out: Out = Path("runs/compare"), be_quiet: Quiet = False):
     """Build the report of a finished run again; with several runs, one page that compares them, in --out.
 
-    Example: digit69 report runs/first runs/second --out runs/compare"""
+    \b
+    Examples:
+      digit69 report runs/first
+      digit69 report runs/first runs/second --out runs/compare"""
     _begin(be_quiet)
     from digit69.core import output_folder
     from digit69.evaluation import load_run
     from digit69.report import compare, finish
     for folder in runs: load_run(folder)
     if len(runs) == 1: _done(finish(runs[0], {}))
-    else: print(f"report: {compare(runs, output_folder(out))}")
+    else: _compared(out/"comparison.csv", compare(runs, output_folder(out)))
 
 # %% ../nbs/70_cli.ipynb #215b0860
 @app.command()
@@ -232,18 +297,23 @@ def batch(grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="blocks
           jobs: Jobs = 1, engine: Engine = EngineKind.local, scheduler: Scheduler = None, be_quiet: Quiet = False):
     """Run every combination of a grid of parameters, each in a folder of its own, and compare them on one page; what is finished is kept.
 
-    Example: digit69 batch grid.yaml --out runs/batch --jobs 2"""
+    \b
+    Example:
+      digit69 batch grid.yaml --out runs/batch --jobs 2"""
     _begin(be_quiet)
     from digit69.report import batch, read_grid
     read_grid(grid)
-    print(f"comparison: {batch(grid, out, jobs, _cluster(engine, scheduler))}")
+    page = batch(grid, out, jobs, _cluster(engine, scheduler))
+    _compared(out/"comparison.csv", page)
 
 # %% ../nbs/70_cli.ipynb #b03f8eab
 @app.command()
 def embed(data: Data = "auto", out: Out = Path("runs/embeddings"), preset: Size = Preset.quick, seed: Seed = 0, device: Device = "auto", be_quiet: Quiet = False):
     """Write the 512-D embeddings of a data set: digit69_embeddings.pkl, .npz and _metadata.json (miyawaki4_ for Miyawaki).
 
-    Example: digit69 embed --data auto --out runs/embeddings"""
+    \b
+    Example:
+      digit69 embed --data auto --out runs/embeddings"""
     _begin(be_quiet, device)
     from digit69.converter import Digit69EmbeddingConverter
     from digit69.core import claim
@@ -255,7 +325,7 @@ def embed(data: Data = "auto", out: Out = Path("runs/embeddings"), preset: Size 
     name = "miyawaki4" if "miyawaki" in split.name else "digit69"
     found = converter.convert(split, out, preset=preset.value, seed=seed, name=name)
     save(converter.plot_alignment(found), out/"embedding_alignment.png")
-    print(f"embeddings: {out/f'{name}_embeddings.pkl'}")
+    _facts(learnt_from=_learnt_from(split.train), rows_embedded=split.train.n + split.test.n, dimensions=found["train"]["fmri_embeddings"].shape[1], saved_in=out/f"{name}_embeddings.pkl")
 
 # %% ../nbs/70_cli.ipynb #acc31680
 @app.command()
@@ -264,7 +334,10 @@ def explore(run: Annotated[Optional[Path], typer.Option("--run", metavar="DIR", 
             port: Annotated[int, typer.Option(min=1024, max=65535)] = 8866, browser: Annotated[bool, typer.Option(help="open the page")] = True, be_quiet: Quiet = False):
     """Serve the explorer as a page of its own: pick a trial, turn the knobs, silence voxels, and see the digit change.
 
-    Example: digit69 explore --run runs/first"""
+    \b
+    Examples:
+      digit69 explore --run runs/first
+      digit69 explore --run runs/first --data my.mat --port 9000 --no-browser"""
     _begin(be_quiet)
     from digit69.explore import explore_command
     explore_command(run, data, port, browser)
@@ -275,7 +348,10 @@ def live(model: Annotated[Path, typer.Option("--model", metavar="DIR", help="a f
          draw: Annotated[bool, typer.Option("--draw", help="draw every digit in the terminal")] = False, be_quiet: Quiet = False):
     """Reconstruct fMRI rows as they arrive, one line of numbers each; prints one line of JSON for each.
 
-    Example: digit69 live --model runs/posterior --draw < rows.csv"""
+    \b
+    Examples:
+      digit69 live --model runs/posterior --draw < rows.csv
+      digit69 live --model runs/posterior --follow scanner.txt --out runs/live"""
     _begin(be_quiet)
     from digit69.explore import follow as appended, live as answer
     answer(model, appended(follow) if follow else sys.stdin, out, draw=draw)
@@ -283,7 +359,11 @@ def live(model: Annotated[Path, typer.Option("--model", metavar="DIR", help="a f
 # %% ../nbs/70_cli.ipynb #0f13c80e
 @data_app.command("list")
 def data_list():
-    "Known data sets: whose they are, on what terms, and whether they are here."
+    """Known data sets: whose they are, on what terms, and whether they are here.
+
+    \b
+    Example:
+      digit69 data list"""
     from digit69.sources import KNOWN, describe, find
     for name in KNOWN: print(f"{describe(name)} {'[here]' if find(name) else f'[get it: digit69 data fetch {name}]'}")
     print(describe("simulated"))
@@ -292,30 +372,38 @@ def data_list():
 def data_fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="digit69, miyawaki or mnist")], be_quiet: Quiet = False):
     """Download a data set into the cache, checksum verified.
 
-    Example: digit69 data fetch digit69"""
+    \b
+    Example:
+      digit69 data fetch digit69"""
     _begin(be_quiet)
     from digit69.sources import describe, fetch
     path = fetch(name)
-    print(describe(name)); print(f"file: {path}")
+    print(describe(name)); _facts(size=f"{path.stat().st_size / 2**20:.1f} MiB, checksum right", saved_in=path)
 
 @data_app.command("simulate")
 def data_simulate(out: Annotated[Path, typer.Option("--out", metavar="FILE", help="ends in .mat or .npz")], train: Annotated[int, typer.Option(min=2, help="training rows")] = 90,
                   test: Annotated[int, typer.Option(min=1, help="test rows")] = 10, voxels: Annotated[int, typer.Option(min=1)] = 3092, seed: Seed = 0, be_quiet: Quiet = False):
     """Write a simulated subject in the published layout.
 
-    Example: digit69 data simulate --out simulated.mat --train 1000 --voxels 5000"""
+    \b
+    Example:
+      digit69 data simulate --out simulated.mat --train 1000 --voxels 5000"""
     _begin(be_quiet)
     from digit69.data import write_split
     from digit69.sources import simulate
     if out.suffix not in (".mat", ".npz"): raise DataError(f"{out} must end in .mat or .npz")
-    print(f"{write_split(simulate(n_train=train, n_test=test, n_voxels=voxels, seed=seed), out)}: {train} + {test} rows x {voxels} voxels")
+    split = simulate(n_train=train, n_test=test, n_voxels=voxels, seed=seed)
+    write_split(split, out)
+    _facts(train=_learnt_from(split.train), test=_learnt_from(split.test), size=f"{out.stat().st_size / 2**20:.1f} MiB", saved_in=out)
 
 @data_app.command("audit")
 def data_audit(data: Annotated[str, typer.Argument(metavar="SPEC")] = "auto", out: Out = Path("runs/audit"), seed: Seed = 0,
                strict: Annotated[bool, typer.Option("--strict", help="exit with 2 when there is a leak")] = False, be_quiet: Quiet = False):
     """Check data quality and leakage; writes audit.json, a figure and an HTML page.
 
-    Example: digit69 data audit miyawaki --strict --out runs/audit"""
+    \b
+    Example:
+      digit69 data audit miyawaki --strict --out runs/audit"""
     _begin(be_quiet)
     from digit69.core import claim
     from digit69.report import audit_to, run_notebook

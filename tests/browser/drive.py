@@ -60,22 +60,27 @@ def errors(driver):
 ANSWER = "(() => { const f = [...document.querySelectorAll('.d69 figure')].find(f => / says|, step|T =/.test(f.innerText)); return f ? f.querySelector('img').src : null })()"
 HANDLE = """const label = [...document.querySelectorAll('.widget-label')].find(l => l.textContent === arguments[0]);
             return label ? label.parentElement.querySelector('.noUi-handle') : null"""
-# Milliseconds from the key to the next answer on the page, measured in the page.
-CLOCK = f"""window.d69 = {{src: {ANSWER}, start: null, ms: null}};
-addEventListener('keydown', () => {{ d69.start = performance.now(); d69.ms = null; d69.src = {ANSWER} }}, true);
-new MutationObserver(() => {{ if (d69.start !== null && d69.ms === null) {{ const now = {ANSWER}; if (now && now !== d69.src) d69.ms = performance.now() - d69.start }} }}).observe(document.body, {{subtree: true, childList: true, attributes: true}});"""
+# Milliseconds from the key to the next answer on the page, and to the last one so far (a search or a slow sampler shows where it stands first), measured in the page.
+CLOCK = f"""window.d69 = {{src: {ANSWER}, start: null, ms: null, last: null}};
+addEventListener('keydown', () => {{ d69.start = performance.now(); d69.ms = d69.last = null; d69.src = {ANSWER} }}, true);
+new MutationObserver(() => {{ if (d69.start === null) return; const now = {ANSWER};
+  if (now && now !== d69.src) {{ d69.src = now; d69.last = performance.now() - d69.start; d69.ms ??= d69.last }} }}).observe(document.body, {{subtree: true, childList: true, attributes: true}});"""
+UNFINISHED = "[...document.querySelectorAll('.d69 figcaption')].some(c => /first look|, step /.test(c.innerText) && c.parentElement.offsetWidth > 100)"
+READS = """const label = [...document.querySelectorAll('.widget-label')].find(l => l.textContent === arguments[0]); return label ? label.parentElement.querySelector('.widget-readout').innerText : null"""
 
 
 def press(driver, label, keys):
-    "Focus a control and press keys on it; milliseconds until the picture changed, for each key that changed it."
+    "Focus a control and press keys on it; milliseconds until the picture changed and until it was final, for each key that changed it."
     handle, times = driver.execute_script(HANDLE, label), []
     assert handle is not None, f"there is no control '{label}' on the page"
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", handle)
     assert driver.execute_script("return document.activeElement === arguments[0]", handle), f"'{label}' cannot be reached by keyboard"
     for key in keys:
         handle.send_keys(key)
-        try: times.append(until("a new picture", lambda: driver.execute_script("return d69.ms"), 1))
+        try: first = until("a new picture", lambda: driver.execute_script("return d69.ms"), 2)
         except AssertionError: continue      # some keys change nothing: a seed that draws the same, the end of a slider
+        until("the end of the search", lambda: not driver.execute_script(f"return {UNFINISHED}"))
+        times.append((first, driver.execute_script("return d69.last")))
     assert times, f"'{label}' was moved {len(keys)} times, and the picture never changed"
     return times
 
@@ -91,6 +96,46 @@ def look_back(test):
     return run
 
 
+def click(driver, text):
+    "Press a button by keyboard."
+    from selenium.webdriver.common.keys import Keys
+    button = driver.execute_script("return [...document.querySelectorAll('button.jupyter-button, .widget-play button')].find(b => b.innerText.trim() === arguments[0] || b.title === arguments[0] || b.querySelector('.fa-' + arguments[0]))", text)
+    assert button is not None, f"there is no button '{text}'"
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", button)
+    assert driver.execute_script("return document.activeElement === arguments[0]", button), f"'{text}' cannot be reached by keyboard"
+    button.send_keys(Keys.ENTER)
+
+
+def play(driver, Keys, name):
+    "Every control of every model that draws, then the walk, the film, the way back, and a model that is missing; {(model, control): [(first, last picture in ms)]}."
+    keys = {"share of it, %": Keys.PAGE_UP, "silence best": Keys.ARROW_RIGHT, "noise, SDs": Keys.PAGE_UP, "temperature": Keys.PAGE_UP, "steps": Keys.ARROW_RIGHT, "guidance": Keys.PAGE_UP, "sampler": Keys.ARROW_RIGHT,
+            "seed": Keys.ARROW_RIGHT, "row": Keys.ARROW_RIGHT, "estimate": Keys.ARROW_RIGHT}
+    reads, rows, seen = lambda label: driver.execute_script(READS, label), {}, []
+    press(driver, "model", [Keys.ARROW_LEFT] * 8)
+    while (model := reads("model")) not in seen:
+        seen.append(model)
+        there = [k for k in keys if driver.execute_script(HANDLE.replace("return label", "return label && label.offsetParent"), k)]
+        if "seed" in there:
+            brain = [k for k in there if k in list(keys)[:3]] if model == "posterior" else []       # a network of the smoke preset hardly listens to the brain
+            for label in [*brain, *(k for k in there if k not in list(keys)[:3])]: rows[model, label] = press(driver, label, [keys[label]] * (3 if label in ("estimate", "sampler") else 6))
+            click(driver, "Undisturbed"); until("an undisturbed brain", lambda: reads("share of it, %") == "0")
+            click(driver, "Watch it form"); until("a film", lambda: driver.execute_script("return [...document.querySelectorAll('.d69 h4')].some(h => h.innerText === 'The film' && h.parentElement.querySelectorAll('img').length > 1)"))
+        try: press(driver, "model", [Keys.ARROW_RIGHT])
+        except AssertionError: pass                                                   # the last one
+    said = lambda: driver.execute_script("return [...document.querySelectorAll('.d69-note')].map(n => n.innerText).join(' ')")
+    if "class_mean" in seen: assert "class_mean cannot be asked again" in said(), f"{seen}, and only: {said()}"        # (taken away before the page was opened)
+    before = reads("share of it, %")
+    click(driver, "play"); until("the walk", lambda: reads("share of it, %") != before); click(driver, "pause")
+    for _ in seen:
+        if reads("model") in ("posterior", seen[0]): break
+        press(driver, "model", [Keys.ARROW_LEFT])
+    print(f"{name}: milliseconds from a key to the new picture, and to the final one where a search shows where it stands\n  {'model':12}{'control':16}{'changes':>8}{'median':>8}{'worst':>8}{'final':>8}")
+    for (model, label), ms in rows.items():
+        first, last = np.array(ms, float).T
+        print(f"  {model:12}{label:16}{len(ms):8}{np.median(first):8.0f}{first.max():8.0f}{np.median(last):8.0f}")
+    return [{"model": m, "control": c, "ms": ms} for (m, c), ms in rows.items()]
+
+
 @look_back
 def drive(driver, url, out, name, start=None):
     "Open a page with the explorer, move every control by keyboard, look at it wide and narrow."
@@ -103,11 +148,7 @@ def drive(driver, url, out, name, start=None):
     print(f"{name}: first picture after {time.monotonic() - begun:.1f} s")
     driver.execute_script(CLOCK)
     until("all models", lambda: driver.execute_script("return document.querySelectorAll('.d69 figure img').length > 8"))
-    rows = {}
-    for label, key in {"share of it, %": Keys.PAGE_UP, "silence best": Keys.ARROW_RIGHT, "noise, SDs": Keys.PAGE_UP, "temperature": Keys.PAGE_UP, "seed": Keys.ARROW_RIGHT, "row": Keys.ARROW_RIGHT, "estimate": Keys.ARROW_RIGHT}.items():
-        rows[label] = press(driver, label, [key] * (3 if label == "estimate" else 8))
-    print(f"{name}: milliseconds from a key to the new picture\n  {'control':16}{'changes':>8}{'median':>8}{'worst':>8}")
-    for label, ms in rows.items(): print(f"  {label:16}{len(ms):8}{np.median(ms):8.0f}{max(ms):8.0f}")
+    rows = play(driver, Keys, name)
     for width, height in ((1200, 1500), (420, 2600)):
         size(driver, width, height)
         until("the page to fit", lambda w=width: driver.execute_script("return innerWidth") == w)
@@ -120,6 +161,14 @@ def drive(driver, url, out, name, start=None):
     abroad = driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name).filter(n => !/^(data:|blob:|https?:..(localhost|127.0.0.1))/.test(n))")
     assert not abroad, f"{name} asks the internet for {abroad}"
     return rows
+
+
+def with_one_missing(folder):
+    "A small run of models that draw, one of whose models has been taken away."
+    from digit69.explore import small_run
+    run = small_run(folder, ("ridge", "posterior", "ldm"))[1]
+    (Path(run) / "models" / "class_mean" / "model.json").unlink()
+    return run
 
 
 def free_port():
@@ -186,11 +235,10 @@ def main():
     begun = time.monotonic()
     install()
     from digit69.core import quiet, set_threads
-    from digit69.explore import small_run
     from digit69.report import report_notebook
     set_threads(1); quiet(); o.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as tmp, open(o.out / "server.log", "w+") as log:
-        run = "" if o.only_book else str(Path(o.run).resolve()) if o.run else str(small_run(Path(tmp) / "run")[1])
+        run = "" if o.only_book else str(Path(o.run).resolve()) if o.run else str(with_one_missing(Path(tmp) / "run"))
         os.environ["DIGIT69_EXPLORE_RUN"] = run
         driver, results = open_browser(), {}
         try:
@@ -199,7 +247,7 @@ def main():
             port = free_port()
             page = serve(["-c", f"from digit69.explore import explore_command; explore_command({run!r}, port={port}, browser=False)"], port, "/voila/static/voila.js", log)
             try: results["voila"] = drive(driver, f"http://localhost:{port}/", o.out, "voila"); complaints = errors(driver)
-            finally: driver.get('about:blank'); page.terminate(); page.wait(20)
+            finally: driver.get('about:blank'); page.terminate(); page.wait(WAIT)
             assert not complaints, f"the Voila page: {complaints}"
             if not o.skip_lab:
                 port = free_port()
@@ -207,7 +255,7 @@ def main():
                 shutil.copy(report_notebook("explore"), notebook)
                 lab = serve(["-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={tmp}", "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"], port, "/api", log)
                 try: results["lab"] = drive(driver, f"http://localhost:{port}/lab/tree/explore.ipynb", o.out, "lab", run_all); complaints = errors(driver)
-                finally: driver.get('about:blank'); lab.terminate(); lab.wait(20)
+                finally: driver.get('about:blank'); lab.terminate(); lab.wait(WAIT)
                 assert not complaints, f"JupyterLab: {complaints}"
         finally: driver.quit()
     (o.out / "times.json").write_text(json.dumps(results))
