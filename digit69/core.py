@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Digit69Error', 'DataError', 'ModelError', 'OutputError', 'derive_seed', 'rng', 'set_threads', 'pick_device', 'quiet',
            'say', 'progress', 'writing', 'write_text', 'write_json', 'write_npz', 'read_json', 'output_folder',
-           'sha256', 'checkout', 'manifest', 'claim', 'stopwatch']
+           'sha256', 'checkout', 'manifest', 'claim', 'stopwatch', 'remembered']
 
 # %% ../nbs/00_core.ipynb #06b16059
 import errno
@@ -16,8 +16,10 @@ import platform
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import wraps
 from importlib import metadata
 from pathlib import Path
 
@@ -234,3 +236,21 @@ def stopwatch():
     start, end = time.perf_counter(), None
     yield lambda: (end or time.perf_counter()) - start
     end = time.perf_counter()
+
+# %% ../nbs/00_core.ipynb #5d2b1eaa
+def remembered(function):
+    "Keep the last six small results (16 MB at most each) of a function of arrays and plain values that returns a tuple of arrays."
+    kept = OrderedDict()
+    @wraps(function)
+    def call(*args, **kwargs):
+        given = [*args, *(x for pair in sorted(kwargs.items()) for x in pair)]
+        arrays = [a for a in given if isinstance(a, np.ndarray)]
+        if sum(a.nbytes for a in arrays) > 2**24: return function(*args, **kwargs)
+        key = sha256(arrays), repr([type(a) if isinstance(a, np.ndarray) else a for a in given])
+        if key not in kept:
+            kept[key] = function(*args, **kwargs)
+            if sum(a.nbytes for a in kept[key]) > 2**24: return kept.pop(key)
+        kept.move_to_end(key)
+        while len(kept) > 6: kept.popitem(last=False)
+        return tuple(a.copy() for a in kept[key])
+    return call

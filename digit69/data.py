@@ -132,8 +132,10 @@ def stimulus_ids(
     images: np.ndarray,  # (N,28,28)
 ) -> np.ndarray:         # (N,) integers, equal exactly where the images are equal
     "Number the different stimuli; repeats of a stimulus share a number."
-    flat = np.asarray(images).reshape(len(images), -1)
-    return np.unique(flat, axis=0, return_inverse=True)[1].ravel()
+    flat = np.ascontiguousarray(images).reshape(len(images), -1) + 0      # -0 becomes 0
+    keys = [row.tobytes() for row in flat.astype(flat.dtype.newbyteorder(">"))]
+    number = {key: i for i, key in enumerate(sorted(set(keys)))}
+    return np.array([number[key] for key in keys], int)
 
 def shared_stimuli(
     split: Split,

@@ -63,21 +63,18 @@ def run_tasks(tasks: dict, what: str, jobs: int = 1, scheduler: str | None = Non
 
 # %% ../nbs/53_rigour.ipynb #b0ef0148
 def shuffled(train: BrainDataset, random: np.random.Generator) -> BrainDataset:
-    "Train with its images (and classes) dealt out anew to the rows of voxels."
-    order = random.permutation(train.n)
-    return replace(train, images=train.images[order], labels=None if train.labels is None else train.labels[order])
+    "Train with its rows of voxels dealt out anew to the images (and their classes)."
+    return replace(train, fmri=train.fmri[random.permutation(train.n)])
 
 def _score_once(name: str, data: BrainDataset, protocol: str, folds: int, only: int, preset: str, seed: int, first: int, last: int) -> list[dict]:
-    "Cross-validated scores with images shuffled in every train set, for permutations `first` to `last`; permutation 0 is the truth."
-    found = []
-    for k in range(first, last):
-        values = []
-        for f, cut in enumerate(make_folds(data, protocol, folds, 1, seed)[:only]):
+    "Cross-validated scores with voxels shuffled in every train set, for permutations `first` to `last`; permutation 0 is the truth."
+    values = [[] for _ in range(first, last)]
+    for f, cut in enumerate(make_folds(data, protocol, folds, 1, seed)[:only]):      # folds outside: the images of a fold stay the same
+        for k in range(first, last):
             train = cut.train if k == 0 else shuffled(cut.train, rng(seed, "null", k, f))
             recon = variant(name, preset, seed).fit(train).reconstruct(cut.test.fmri)
-            values.append(pd.DataFrame(per_image(recon, cut.test.images, cut.test.labels)))
-        found.append({m: float(v) for m, v in pd.concat(values)[list(SCORES)].mean().items()})
-    return found
+            values[k - first].append(pd.DataFrame(per_image(recon, cut.test.images, cut.test.labels)))
+    return [{m: float(v) for m, v in pd.concat(v)[list(SCORES)].mean().items()} for v in values]
 
 def p_value(observed: float, null: np.ndarray, metric: str = "pcc") -> float:
     "One-sided permutation p: how often the null is at least as good as what was observed."

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from .core import DataError, OutputError, derive_seed, progress, rng, say, sha256
+from .core import DataError, OutputError, derive_seed, progress, remembered, rng, say, sha256
 from .data import SIDE, BrainDataset, Split, read_split
 
 # %% ../nbs/11_sources.ipynb #4856f479
@@ -182,6 +182,7 @@ def _affine(z, strength: float, v: Variation):
     return torch.cat([turn @ stretch, shift], 2)
 
 # %% ../nbs/11_sources.ipynb #c263d7d3
+@remembered
 def augment(
     images: np.ndarray,      # (N,28,28) in [0,1]
     n: int,                  # how many variations
@@ -265,6 +266,7 @@ def signed_distance(images: np.ndarray) -> np.ndarray:
         return zoom(both / 2, .5, order=1)[4:-4, 4:-4]
     return np.stack([one(image) for image in np.asarray(images)]).astype(np.float32)
 
+@remembered
 def morph(
     images: np.ndarray,                # (N,28,28) in [0,1]
     n: int,                            # how many in-between images

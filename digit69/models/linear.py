@@ -57,6 +57,11 @@ class ClassMean(Reconstructor):
     def _reconstruct(self, fmri): return self.images_[np.searchsorted(self.classes_, self.decode(fmri))]
 
 # %% ../../nbs/41_models.linear.ipynb #ae279aab
+def _same_products(x: np.ndarray) -> np.ndarray:
+    "Rows (N,V) -> (N,N) with the same inner products, which is all that ridge regression knows of them; leaving rows out becomes cheap however many voxels there are."
+    size, directions = np.linalg.eigh(x.astype(float) @ x.T)
+    return directions * np.sqrt(np.maximum(size, 0))
+
 def _shown_pcc(_, predicted: np.ndarray, truth: np.ndarray) -> float:
     "Scorer for RidgeCV: mean PCC of leave-one-out predictions, clipped as they would be shown."
     as_images = lambda a: np.clip(a, 0, 1).reshape(-1, SIDE, SIDE)
@@ -85,6 +90,7 @@ class Ridge(Reconstructor):
         if len(voxels) > self.selection_rows:
             some = rng(self.seed, "ridge", "selection").choice(len(voxels), self.selection_rows, replace=False)
             voxels, pixels = voxels[some], pixels[some]
+        if voxels.shape[1] > len(voxels): voxels = _same_products(voxels)
         return float(RidgeCV(alphas=list(self.alphas), scoring=_shown_pcc).fit(voxels, pixels).alpha_)
 
     def _reconstruct(self, fmri): return (fmri @ self.weights_.T + self.offset_).reshape(-1, SIDE, SIDE)
