@@ -13,13 +13,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..core import ModelError, derive_seed, rng
+from ..core import ModelError, rng
 from ..data import SIDE, BrainDataset, stimulus_ids
 from ..embeddings import first_rows, inner_folds
 from ..encoding import Encoding, EncodingModel, NoisePool, contrast_map
 from ..metrics import pcc
 from .base import Reconstructor, register
-from ..sources import augment, morph
+from ..sources import prior_images
 
 # %% ../../nbs/47_models.posterior.ipynb #d192bde8
 def candidates(
@@ -29,13 +29,9 @@ def candidates(
     between: float = .33,   # share of candidates that lie between stimuli
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:  # (n,784) uint8, and the rows (n,3) of train each was made from
-    "The image prior: a large sample of digits made from the training stimuli alone."
-    many = round(between * n)
-    varied, parents = augment(train.images, n - many, strength, derive_seed(seed, "candidates"))
-    mixed, three = morph(train.images, many, train.labels, seed=derive_seed(seed, "between"))
-    bent, order = augment(mixed, many, strength / 2, derive_seed(seed, "bent"))
-    images = np.concatenate([varied, bent]).reshape(n, -1)
-    return np.round(images * 255).astype(np.uint8), np.concatenate([np.repeat(parents[:, None], 3, 1), three[order]])
+    "The image prior: a large sample of digits (or patterns) made from the training stimuli alone."
+    images, parents = prior_images(train.images, n, train.labels, strength, between, seed)
+    return np.round(images.reshape(n, -1) * 255).astype(np.uint8), parents
 
 # %% ../../nbs/47_models.posterior.ipynb #788d6e26
 def whitened(weights: np.ndarray, left: np.ndarray, diagonal: float, rank: int = 100) -> np.ndarray:
