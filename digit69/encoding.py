@@ -65,9 +65,9 @@ class ReceptiveFieldRidge:
         self.penalties, self.parts = np.asarray(penalties, float), [self._part(w) for w in np.asarray(windows, float)]
 
     def _part(self, window):
-        "One window: its squares, scaled so that it explains variance 1 before any penalty, and the eigenvalues and directions of its rows."
+        "One window: its squares, scaled so that it explains variance 1 before any penalty (less where stimuli seldom differ), and the eigenvalues and directions of its rows."
         gram = (seen := self.x * window) @ seen.T
-        size = max(np.trace(gram) / self.n, 1e-12)
+        size = max(np.trace(gram), (self.x**2).sum() * (window**2).mean(), 1e-12) / self.n
         values, directions = np.linalg.eigh(gram / size)
         return window**2 / size, np.maximum(values, 0), directions
 

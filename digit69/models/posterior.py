@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..core import ModelError, rng
+from ..core import ModelError, derive_seed, rng
 from ..data import SIDE, BrainDataset, stimulus_ids
 from ..embeddings import first_rows, inner_folds
 from ..encoding import Encoding, EncodingModel, NoisePool, contrast_map
@@ -59,13 +59,17 @@ class Likelihood:
 
     def latents(self, images) -> np.ndarray:
         "(M,28,28) in [0,1] -> (M,K)."
-        return np.concatenate([contrast_map(images[i:i + 4096], self.settings) @ self.axes - self.centre for i in range(0, len(images), 4096)])
+        return np.concatenate([self.turned(contrast_map(images[i:i + 4096], self.settings)) for i in range(0, len(images), 4096)])
 
-    def evidence(self, fmri) -> np.ndarray: return fmri @ self.read + self.offset
+    def turned(self, maps) -> np.ndarray: return maps @ self.axes - self.centre
 
-    def noise(self, fmri, latents) -> np.ndarray:
-        "How far rows (N,V) are from what `latents` (N,K) predict, as a mean square: 1 is as noisy as a left-out row of train. (N,1), at least .5."
-        return np.maximum(((fmri @ self.watched - self.level - latents @ self.expected)**2).mean(1, keepdims=True) / self.usual, 1.)
+    def hear(self, fmri) -> tuple[np.ndarray, np.ndarray]:
+        "All that rows (N,V) have to say: their evidence (N,K), and the watched voxels' distance (N,R) from what an average image would make them say."
+        return fmri @ self.read + self.offset, fmri @ self.watched - self.level
+
+    def noise(self, watched, latents) -> np.ndarray:
+        "How far watched voxels (N,R) are from what `latents` (N,K) predict, as a mean square: 1 is as noisy as a left-out row of train. (N,1), at least 1."
+        return np.maximum(((watched - latents @ self.expected)**2).mean(1, keepdims=True) / self.usual, 1.)
 
 def likelihood(
     model: EncodingModel,         # fitted on train; `screened` is enough
@@ -100,11 +104,16 @@ def _softmax(log):
     weights = np.exp(log, dtype=np.float32)
     return weights / weights.sum(1, keepdims=True)
 
-def weigh(given: Likelihood, fmri: np.ndarray, latents: np.ndarray, temperature: float, barred=None) -> np.ndarray:
-    "Rows (N,V) and latents (M,K) of candidates -> posterior weights (N,M) at `temperature` times the row's noise level. `barred` (M,) marks candidates of weight 0."
-    log = given.evidence(fmri) @ latents.T - .5 * latents**2 @ given.precision
-    if barred is not None: log[:, barred] = -np.inf
-    return _softmax(log / (temperature * given.noise(fmri, _softmax(log / temperature) @ latents)))
+def weigh(
+    given: Likelihood,
+    heard: tuple,            # what rows say: `given.hear(fmri)`
+    latents: np.ndarray,     # (M,K) of candidates
+    temperature: float,      # for a row of usual noise; noisier ones are warmer
+) -> np.ndarray:             # (N,M) float32 posterior weights
+    "Bayes' rule over candidates."
+    evidence, watched = heard
+    log = evidence @ latents.T - .5 * latents**2 @ given.precision
+    return _softmax(log / (temperature * given.noise(watched, _softmax(log / temperature) @ latents)))
 
 def best_exponent(train: BrainDataset, exponents: tuple, most: int = 300, seed: int = 0) -> float:
     "The compression whose regression on the whole image predicts the best `most` voxels best, left out."
@@ -113,21 +122,21 @@ def best_exponent(train: BrainDataset, exponents: tuple, most: int = 300, seed: 
 
 def choose(
     train: BrainDataset,
-    priors: dict,                              # strength -> candidates and the rows they were made from
+    priors: dict,                              # strength -> candidates (M,784) and the rows of train (M,3) they were made from
     settings: Encoding, counts: tuple,         # of the encoding model; of voxels
-    components: int = 2, folds: int = 5, seed: int = 0,
+    components: int = 2, folds: int = 8, seed: int = 0,
 ) -> dict:                                     # (strength, temperature) -> mean PCC of left-out rows
     "Inner cross-validation over stimuli of strength and temperature."
     found = {(s, t): [] for s in priors for t in TEMPERATURES}
-    maps = {s: images.astype(np.float32).reshape(-1, SIDE, SIDE) / 255 for s, (images, _) in priors.items()}
+    maps = {s: contrast_map(images.reshape(-1, SIDE, SIDE) / np.float32(255), settings) for s, (images, _) in priors.items()}
     for rows, out in inner_folds(first_rows(train.images), train.labels, folds, seed):
         part = train.rows(rows)
         given = likelihood(EncodingModel(settings, seed).fit(part, screened=True), part, counts, components)
-        for s, (_, parents) in priors.items():
-            latents, barred = given.latents(maps[s]), np.isin(parents, out).any(1)
-            for t in TEMPERATURES:
-                weights = weigh(given, train.fmri[out], latents, t, barred)
-                found[s, t].append(pcc((weights @ maps[s].reshape(len(maps[s]), -1)).reshape(-1, SIDE, SIDE), train.images[out]))
+        heard = given.hear(train.fmri[out])
+        for s, (images, parents) in priors.items():
+            kept = ~np.isin(parents, out).any(1)
+            latents, shown = given.turned(maps[s][kept]), images[kept].astype(np.float32) / 255
+            for t in TEMPERATURES: found[s, t].append(pcc((weigh(given, heard, latents, t) @ shown).reshape(-1, SIDE, SIDE), train.images[out]))
     return {k: float(np.concatenate(v).mean()) for k, v in found.items()}
 
 # %% ../../nbs/47_models.posterior.ipynb #d50642e4
@@ -160,7 +169,7 @@ class Weighed(Reconstructor):
     "What can be asked of weighed candidates; subclasses learn `candidates_` (M,784) uint8, their `latents_` and `classes_`, `given` (a `Likelihood`) and `temperature_`."
     def _weights(self, fmri):
         "The `kept` heaviest candidates of each row (N,k) and their weights (N,k)."
-        weights = weigh(self.given, fmri, self.latents_, self.temperature_)
+        weights = weigh(self.given, self.given.hear(fmri), self.latents_, self.temperature_)
         k = min(self.kept, weights.shape[1])
         top = np.argpartition(-weights, k - 1, 1)[:, :k]
         heavy = np.take_along_axis(weights, top, 1)
@@ -230,20 +239,19 @@ class PosteriorReconstructor(Weighed):
         if self.estimate not in ESTIMATES: raise ModelError(f"there is no estimate '{self.estimate}': choose from {', '.join(ESTIMATES)}")
         counts = tuple(sorted({min(v, train.n_voxels) for v in self.voxels}))
         settings = replace(Encoding(), exponent=best_exponent(train, self.exponents, seed=self.seed), voxels=max(counts))
-        strength, temperature, self.inner_pcc_ = self._choose(train, settings, counts)
-        self.choice_, self.temperature_ = (settings.exponent, strength, temperature), temperature
-        self.candidates_, parents = candidates(train, self.n_candidates, strength, self.between, self.seed)
+        strength, self.temperature_, self.inner_pcc_ = self._choose(train, settings, counts)
+        self.choice_ = settings.exponent, strength, self.temperature_
         self._given(likelihood(EncodingModel(settings, self.seed).fit(train, screened=True), train, counts, self.components))
+        self.candidates_, parents = candidates(train, self.n_candidates, strength, self.between, self.seed)
         shown = self.candidates_.reshape(-1, SIDE, SIDE)
         self.latents_ = np.concatenate([self.given.latents(shown[i:i + 8192] / np.float32(255)) for i in range(0, len(shown), 8192)])
         self.classes_ = np.asarray(train.labels)[parents[:, 0]].astype(np.int64) if train.labels is not None else np.zeros(len(shown), np.int64)
 
     def _choose(self, train, settings, counts):
-        "Strength and temperature that inner cross-validation likes best, on at most 6,000 candidates of each strength and 1,000 rows; without enough stimuli for that, the middle of the ranges."
-        some = np.sort(rng(self.seed, "selection").choice(train.n, min(train.n, 1000), replace=False))
-        part = train.rows(some)
+        "Strength and temperature that inner cross-validation likes best, on at most 8,000 candidates of each strength and 1,000 rows; the middle of the ranges where there are too few stimuli for that."
+        part = train.rows(np.sort(rng(self.seed, "selection").choice(train.n, min(train.n, 1000), replace=False)))
         if len(np.unique(stimulus_ids(part.images))) < 8: return sorted(self.strengths)[len(self.strengths) // 2], 7.5, None
-        priors = {s: candidates(part, min(self.n_candidates, 6000), s, self.between, derive_seed(self.seed, "choose")) for s in self.strengths}
+        priors = {s: candidates(part, min(self.n_candidates, 8000), s, self.between, derive_seed(self.seed, "choose")) for s in self.strengths}
         score = choose(part, priors, settings, counts, self.components, seed=self.seed)
         return *(found := max(score, key=score.get)), score[found]
 
