@@ -147,14 +147,14 @@ def null_figure(null: dict, metrics: tuple = ("pcc", "ssim", "identification")) 
     with house_style():
         fig = Figure(figsize=(3.1 * len(metrics), 1.35 * len(models) + .6), layout="constrained")
         axes = fig.subplots(len(models), len(metrics), squeeze=False)
-        for axs, (name, scores) in zip(axes, models.items()):
+        for i, (axs, (name, scores)) in enumerate(zip(axes, models.items())):
             for ax, m in zip(axs, metrics):
                 if m not in scores: ax.set_visible(False); continue
                 s = scores[m]
-                ax.hist(s["null"], bins=20, color=PALETTE[5], alpha=.8)
+                ax.hist(s["null"], bins=np.linspace(min(*s["null"], s["observed"]), max(*s["null"], s["observed"]) + 1e-9, 50), color=PALETTE[5])
                 ax.axvline(s["observed"], color=PALETTE[3], lw=2)
-                ax.set_title(f"p = {s['p']:.3g}", fontsize=8, loc="center")
-                ax.set(yticks=[], xlabel=_title[m] if axs is axes[-1] else ""); ax.spines["left"].set_visible(False)
+                ax.set_title((f"{_title[m]}\n" if i == 0 else "") + f"p = {s['p']:.3g}", fontsize=9 if i == 0 else 8, loc="center")
+                ax.set(yticks=[]); ax.spines["left"].set_visible(False)
             axs[0].set_ylabel(name, rotation=0, ha="right", va="center")
     return fig
 
