@@ -162,6 +162,7 @@ def crossval(data: Data = "auto", models: Models = "mean,class_mean,ridge", out:
              folds: Annotated[int, typer.Option(min=2)] = 10, repeats: Annotated[int, typer.Option(min=1)] = 1,
              null: Annotated[int, typer.Option("--null", min=0, help="permutations of the null through the whole pipeline, e.g. 200; 0: none")] = 0,
              learning: Annotated[bool, typer.Option("--learning-curve", help="quality against the number of training rows")] = False,
+             once: Annotated[str, typer.Option("--once", metavar="NAMES", help="expensive models: first repeat only, no null, no learning curve; their rows say so, and a later run without this does the rest")] = "",
              preset: Size = Preset.quick, seed: Seed = 0, device: Device = "auto", jobs: Jobs = 1, engine: Engine = EngineKind.local, scheduler: Scheduler = None, be_quiet: Quiet = False):
     """Cross-validate over all rows whose stimulus is known; finished folds are kept, so a killed command continues.
 
@@ -169,12 +170,13 @@ def crossval(data: Data = "auto", models: Models = "mean,class_mean,ridge", out:
     Examples:
       digit69 crossval --data auto --models ridge,posterior --folds 10 --out runs/cv
       digit69 crossval --models ridge,posterior --repeats 3 --null 200 --learning-curve --jobs 2 --out runs/cv
-      digit69 crossval --models ridge --engine dask --scheduler tcp://HOST:8786 --out runs/cv"""
+      digit69 crossval --models ridge --engine dask --scheduler tcp://HOST:8786 --out runs/cv
+      digit69 crossval --models all --once diffusion --repeats 3 --null 200 --out runs/all"""
     device = _begin(be_quiet, device)
     from digit69.report import crossval_experiment
     from digit69.sources import resolve
     names, scheduler = _names(models), _cluster(engine, scheduler)
-    _done(crossval_experiment(resolve(data).pooled(), names, out, protocol, folds, repeats, preset.value, seed, jobs, scheduler, null, learning, device=device))
+    _done(crossval_experiment(resolve(data).pooled(), names, out, protocol, folds, repeats, preset.value, seed, jobs, scheduler, null, learning, tuple(m.strip() for m in once.split(",") if m.strip()), device=device))
 
 # %% ../nbs/70_cli.ipynb #06387b34
 @app.command()

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LADDER', 'PROTOCOLS', 'refuse_overlap', 'with_ladder', 'fingerprint', 'latency_ms', 'further_answers', 'titled',
-           'fit_and_reconstruct', 'data_card', 'nearest_mse', 'score', 'load_reconstructions', 'forget_checkpoints',
-           'run_model', 'other_entries', 'solo', 'connect', 'spread', 'score_run', 'run_models', 'without_clock',
-           'evaluate_files', 'paired_difference', 'leave_class_out', 'make_folds', 'run_folds', 'differences',
-           'cross_validate', 'Run', 'load_run']
+           'leaks_of', 'fit_and_reconstruct', 'data_card', 'nearest_mse', 'score', 'load_reconstructions',
+           'forget_checkpoints', 'run_model', 'other_entries', 'solo', 'connect', 'spread', 'score_run', 'run_models',
+           'without_clock', 'evaluate_files', 'paired_difference', 'leave_class_out', 'make_folds', 'run_folds',
+           'differences', 'cross_validate', 'Run', 'load_run']
 
 # %% ../nbs/50_evaluation.ipynb #153c8cba
 import os
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .core import DataError, ModelError, progress, read_json, say, set_threads, sha256, stopwatch, write_json, write_npz, write_text
+from .core import DataError, ModelError, derive_seed, progress, read_json, say, set_threads, sha256, stopwatch, write_json, write_npz, write_text
 from .data import BrainDataset, Split, kfold, leave_stimulus_out, shared_stimuli, stimulus_ids
 from .metrics import METRICS, bootstrap_interval, check_pair, per_image, summary
 from .models.base import make
@@ -70,11 +70,25 @@ def titled(name: str, arrays: dict) -> dict:
     entries = {name: arrays["reconstructions"], **({f"{name}_sample": arrays["samples"][:, 0]} if "samples" in arrays else {})}
     return entries | {f"{name}_{k.removeprefix('estimate_')}": v for k, v in arrays.items() if k.startswith("estimate_")}
 
+def leaks_of(model, split: Split) -> list[str]:
+    """What a model fitted on `split.train` knows that it must not: test stimuli, pixel for pixel, among the candidates of its image prior (`candidates_`); training rows embedded by an encoder
+    that learnt from them (`stage_`). An honest model has none; test stimuli that occur in train are another matter (`refuse_overlap`)."""
+    found = []
+    if (prior := getattr(model, "candidates_", None)) is not None and split.test.images is not None:
+        key = lambda images: {row.tobytes() for row in np.round(255 * np.asarray(images)).astype(np.uint8).reshape(len(images), -1)}
+        held = len((key(split.test.images) - key(split.train.images)) & {row.tobytes() for row in np.ascontiguousarray(prior).reshape(len(prior), -1)})
+        if held: found.append(f"its image prior holds {held} of {split.test.n} test stimuli")
+    if (cross := getattr(getattr(model, "stage_", None), "cross_fitted_", None)) is not None:
+        seen = int((np.abs(cross - model.stage_.embed(split.train.fmri)).max(1) < 1e-6).sum())
+        if seen: found.append(f"{seen} of {len(cross)} training embeddings come from an encoder that learnt from these very rows: they are not cross-fitted")
+    return found
+
 def fit_and_reconstruct(name: str, split: Split, preset: str = "quick", seed: int = 0, workplace: Path | None = None):
-    "Fit a model on train and answer the test rows: (model, reconstructions (N,28,28), seconds of fit). Models that train long keep checkpoints in `workplace`."
+    "Fit a model on train and answer the test rows: (model, reconstructions (N,28,28), seconds of fit). A model that `leaks_of` accuses is refused. Models that train long keep checkpoints in `workplace`."
     model = make(name, preset, seed)
     if hasattr(model, "workplace"): model.workplace = workplace
     with stopwatch() as seconds: model.fit(split.train)
+    if leaks := leaks_of(model, split): raise ModelError(f"{name} leaks: {'; '.join(leaks)}")
     return model, model.reconstruct(split.test.blind().fmri), seconds()
 
 # %% ../nbs/50_evaluation.ipynb #5aa162fa
@@ -157,13 +171,14 @@ def _version() -> str:
     from digit69 import __version__
     return __version__
 
-def connect(scheduler: str, patience: int = 30):
+def connect(scheduler: str, patience: int = 30, loading: int = 180):
     "A client of the Dask scheduler at an address like tcp://HOST:8786; a `ModelError` says what is missing: the scheduler, a worker, or this package on the workers."
     from distributed import Client
     try: client = Client(scheduler, timeout=5, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as e: raise ModelError(f"no Dask scheduler answers at {scheduler} ({e.__class__.__name__}): start one with `dask scheduler` and give its address, such as tcp://HOST:8786") from None
     try:
-        theirs = client.submit(_version, pure=False).result(timeout=patience)
+        client.wait_for_workers(1, timeout=patience)
+        theirs = client.submit(_version, pure=False).result(timeout=loading)          # a busy machine takes its time to import
         if theirs != _version(): raise ModelError(f"the Dask workers at {scheduler} have digit69 {theirs}, this is {_version()}: install the same version everywhere")
         if max(client.nthreads().values(), default=1) > 1: say("Dask workers with several threads run one task at a time: start them with --nthreads 1 --nworkers CORES to use all cores")
     except BaseException as e:
@@ -281,7 +296,11 @@ def leave_class_out(data: BrainDataset, seed: int = 0) -> list[Split]:
 def make_folds(data: BrainDataset, protocol: str = "kfold", folds: int = 10, repeats: int = 1, seed: int = 0) -> list[Split]:
     "The splits of a protocol; one that leaves copies of test stimuli in train is refused."
     if protocol not in PROTOCOLS: raise DataError(f"there is no protocol '{protocol}': choose from {', '.join(PROTOCOLS)}")
-    if protocol == "leave-stimulus-out": return leave_stimulus_out(data, min(folds, len(np.unique(stimulus_ids(data.images)))), seed)
+    if protocol == "leave-stimulus-out":
+        cuts = [cut for r in range(repeats) for cut in leave_stimulus_out(data, min(folds, len(np.unique(stimulus_ids(data.images)))), derive_seed(seed, "repeat", r) if r else seed)]
+        for cut in cuts if repeats > 1 else (): cut.provenance["protocol"] += f" x {repeats}"
+        return cuts
+    if protocol == "leave-one-class-out" and repeats > 1: raise DataError("leave-one-class-out has one fold per class and cannot be repeated: leave out the repeats")
     cuts = leave_class_out(data, seed) if protocol == "leave-one-class-out" else kfold(data, folds, repeats, seed)
     for cut in cuts: refuse_overlap(cut)
     return cuts
@@ -308,8 +327,8 @@ def _fold(names: list[str], cut: Split, preset: str, seed: int, files: list[Path
     return found
 
 def run_folds(names: list[str], cuts: list[Split], files: dict, preset: str, seed: int, jobs: int = 1, scheduler: str | None = None) -> dict:
-    "All models on all folds, each kept in `files` [name][fold]; what is there already is not computed again. Returns {name: why it was left out}."
-    todo = [(i, [n for n in names if not _kept(files[n][i], _mark(n, cut, preset, seed))]) for i, cut in enumerate(cuts)]
+    "All models on the first folds, as many as `files` [name] has; each fold is kept there. What is there already is not computed again. Returns {name: why it was left out}."
+    todo = [(i, [n for n in names if i < len(files[n]) and not _kept(files[n][i], _mark(n, cut, preset, seed))]) for i, cut in enumerate(cuts)]
     todo, failed = [(i, missing) for i, missing in todo if missing], {}
     tasks = [(_fold, missing, cuts[i], preset, seed, None if scheduler else [files[n][i] for n in missing]) for i, missing in todo]
     for k, found in progress(spread(jobs, tasks, scheduler), "folds", total=len(tasks)):
@@ -359,11 +378,13 @@ def cross_validate(
     preset: str = "quick", seed: int = 0,
     jobs: int = 1,           # processes, one thread each
     scheduler: str | None = None,  # address of a Dask scheduler, instead of local processes
-) -> dict:                   # what metrics.json holds
+    once: tuple = (),        # expensive models, for which the first of the repeats is enough
+) -> dict:                   # what metrics.json holds; `protocols` {name: protocol} of those in `once`
     "Cross-validate `models` (and the ladder); writes fold files, out-of-fold reconstructions, metrics.json, metrics_per_image.csv, differences.json."
     out, (names, skipped) = Path(out), with_ladder(models, data)
     cuts = make_folds(data, protocol, folds, repeats, seed)
-    files = {name: [out/"folds"/name/f"{i:03d}.npz" for i in range(len(cuts))] for name in names}
+    once = set(once) if repeats > 1 else set()
+    files = {name: [out/"folds"/name/f"{i:03d}.npz" for i in range(len(cuts) // repeats if name in once else len(cuts))] for name in names}
     failed = run_folds(names, cuts, files, preset, seed, jobs, scheduler)
     if all(m in failed or m in skipped for m in models): raise ModelError("; ".join(f"{m} {(skipped | failed)[m]}" for m in models))
     for name, reason in failed.items(): say(f"{name} left out: it {reason}")
@@ -373,6 +394,7 @@ def cross_validate(
     tables = {}
     for name in names:
         for title, answers in _answers(name, files[name]).items():
+            if name in once: result.setdefault("protocols", {})[title] = card["protocol"].removesuffix(f" x {repeats}") + " x 1"
             tables[title], result["models"][title], recon = _collect(data, cuts, answers, seed)
             write_npz(out/"reconstructions"/f"{title}.npz", reconstructions=recon[0], repeats=recon)
     write_json(out/"differences.json", differences(tables, seed, stimulus_ids(data.images)))

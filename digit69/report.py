@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'PUBLISHED', 'CONVENTIONS', 'captions', 'main_models', 'top_model', 'pareto_figure', 'run_figures',
-           'interval', 'metric_table', 'difference_table', 'pair_table', 'cost_table', 'published_table',
-           'report_notebook', 'to_html', 'run_notebook', 'model_card', 'reforms', 'page_of', 'finish',
+           'interval', 'protocol_of', 'metric_table', 'difference_table', 'pair_table', 'cost_table', 'published_table',
+           'report_notebook', 'to_html', 'run_notebook', 'reforms', 'model_card', 'page_of', 'finish',
            'training_figures', 'embedding_files', 'audit_to', 'experiment', 'crossval_experiment', 'same_images',
            'run_names', 'side_by_side', 'pooled_differences', 'comparison_csv', 'compare', 'read_grid', 'batch']
 
 # %% ../nbs/60_report.ipynb #557e6735
+import base64
 import json
 import re
+import struct
 import tempfile
 from importlib import resources
 from pathlib import Path
@@ -29,6 +31,7 @@ from .models.base import EmbeddingReconstructor, available, make
 from .plots import PALETTE, best_and_worst, digit_rows, house_style, metric_panels, save
 from .quality import audit, quality_figure
 from .rigour import components_figure, examine, learning_curve, permutation_null, read_out, rigour_figures, variant
+from .sources import describe
 from .training import History, training_curves
 
 # %% ../nbs/60_report.ipynb #2ae357ad
@@ -84,9 +87,13 @@ def interval(v: dict, form: str = ".3f") -> str:
     "A mean with its interval, kept on one line."
     return "" if v["mean"] is None else f"{v['mean']:{form}} [{v['lo']:{form}}, {v['hi']:{form}}]".replace(" ", "\u00a0")
 
-def metric_table(models: dict) -> pd.DataFrame:
-    "Entries of metrics.json as a table of intervals, one model a row."
-    return pd.DataFrame({n: {title: interval(m[k], ".1f" if k == "psnr" else ".2f" if k == "top1" else ".3f") for k, title in COLUMNS.items()} for n, m in models.items()}).T
+def protocol_of(run: Run, name: str) -> str:
+    "How an entry of a run was examined: rows, and the protocol (an expensive model of a cross-validation may have had fewer repeats)."
+    return f"{run.metrics['data']['n_test']} rows, {run.metrics.get('protocols', {}).get(name, run.metrics['data']['protocol'])}"
+
+def metric_table(models: dict, protocols: dict | None = None) -> pd.DataFrame:
+    "Entries of metrics.json as a table of intervals, one model a row; with `protocols` {name: text} each row says how it was examined."
+    return pd.DataFrame({n: {**({"examined on": protocols[n]} if protocols else {}), **{title: interval(m[k], ".1f" if k == "psnr" else ".2f" if k == "top1" else ".3f") for k, title in COLUMNS.items()}} for n, m in models.items()}).T
 
 def difference_table(against: dict, metrics: tuple = ("pcc", "ssim", "mse", "identification")) -> pd.DataFrame:
     "Paired differences {model: {metric: interval}} as a table; an interval without 0 is marked with a star."
@@ -110,7 +117,8 @@ def cost_table(models: dict) -> pd.DataFrame:
 # %% ../nbs/60_report.ipynb #98cbb779
 _ten = "the ten published test images"
 _chosen = "chosen by its score on these test images"
-PUBLISHED = tuple(dict(zip(("system", "mse", "ssim", "pcc", "kind", "source", "caveat"), row)) for row in (
+_split = "published split: 90 training rows, 10 test images, once"
+PUBLISHED = tuple({**dict(zip(("system", "mse", "ssim", "pcc", "kind", "source", "caveat"), row)), "protocol": _split} for row in (
     ("train-mean image", .0547, .309, .655, "measured", "this project's notes", "the floor: no brain used"),
     ("decoded-class mean", .0446, .411, .736, "measured", "this project's notes", "only the class is decoded"),
     ("z-scored ridge", .0379, .507, .791, "measured", "this project's notes", "a hard baseline"),
@@ -132,8 +140,8 @@ CONVENTIONS = ("Pixels in [0,1] (an MSE for pixels in [-1,1] is divided by 4). S
 def published_table(ours: dict | None = None) -> pd.DataFrame:
     "PUBLISHED as a table, with rows of `ours` {name: (entry of metrics.json, protocol)} on top."
     number = lambda v: "" if v is None else "-".join(f"{x:g}".lstrip("0") for x in (v if isinstance(v, tuple) else (v,)))     # as they are printed
-    mine = [{"system": n, "MSE": interval(m["mse"], ".4f"), "SSIM": interval(m["ssim"]), "PCC": interval(m["pcc"]), "kind": "this report", "source": protocol, "caveat": ""} for n, (m, protocol) in (ours or {}).items()]
-    return pd.DataFrame(mine + [{"system": p["system"], "MSE": number(p["mse"]), "SSIM": number(p["ssim"]), "PCC": number(p["pcc"]), **{k: p[k] for k in ("kind", "source", "caveat")}} for p in PUBLISHED]).set_index("system")
+    mine = [{"system": n, "MSE": interval(m["mse"], ".4f"), "SSIM": interval(m["ssim"]), "PCC": interval(m["pcc"]), "protocol": protocol, "kind": "this report", "source": "this report", "caveat": ""} for n, (m, protocol) in (ours or {}).items()]
+    return pd.DataFrame(mine + [{"system": p["system"], "MSE": number(p["mse"]), "SSIM": number(p["ssim"]), "PCC": number(p["pcc"]), **{k: p[k] for k in ("protocol", "kind", "source", "caveat")}} for p in PUBLISHED]).set_index("system")
 
 # %% ../nbs/60_report.ipynb #d8badf0f
 def report_notebook(name: str) -> Path:
@@ -143,21 +151,37 @@ def report_notebook(name: str) -> Path:
     if name not in names: raise Digit69Error(f"there is no report '{name}': choose from {', '.join(names)}")
     return Path(str(folder/f"{name}.ipynb"))
 
-_page = """<style>
+_page = """<meta name="viewport" content="width=device-width, initial-scale=1"><style>
+nav.contents {font-size: .85rem; line-height: 1.9; margin: 0 0 1rem; padding: .4rem .7rem; background: #f6f6f4; border-radius: 6px;} nav.contents a {display: inline-block; margin-right: .9rem; color: #005b96; text-decoration: none; line-height: 1.5;} nav.contents a:hover {text-decoration: underline;}
+.anchor-link {display: none;} table.dataframe :is(tbody th:first-child, thead th:first-child) {position: sticky; left: 0; background: inherit;} body table.dataframe :is(thead, thead tr, tbody tr:nth-child(even)) {background: #fff;} body table.dataframe tbody tr:nth-child(odd) {background: #f5f5f5;}
+@media (max-width: 600px) {.jp-OutputArea-output img.wide {max-width: none; width: 680px;}}
 body {max-width: 1120px; margin: 0 auto; padding: 1rem; font-family: system-ui, sans-serif; line-height: 1.5;}
 body .jp-Notebook {padding: 0;} .jp-OutputPrompt, .jp-InputPrompt, .jp-Collapser {display: none !important;}
 .jp-OutputArea-output img {max-width: 100%; height: auto;} .jp-OutputArea-output {overflow-x: auto;}
 body table.dataframe {font-size: .8rem;} body table.dataframe :is(td, th) {padding: .3em .4em;} body table.dataframe :is(td, th) {text-align: left !important;} body table.reforms td {white-space: normal; vertical-align: top; min-width: 6rem;} body table.dataframe {display: block; overflow-x: auto; max-width: 100%;} @media (max-width: 600px) {body {padding: .4rem;} body table.dataframe {font-size: .75rem;}} .jp-RenderedHTMLCommon h1 {font-size: 1.9rem;}
 </style></head>"""
 
+def _for_readers(body: str) -> str:
+    "Contents under the title, and for each picture its size, what it belongs to (for those who cannot see it), and whether a phone should scroll it."
+    heads = [(i, re.sub("<.*?>", "", t)) for i, t in re.findall(r'<h2 id="([^"]*)">(.*?)<a class="anchor-link"', body, re.S)]
+    heading = "title"
+    def touch(m):
+        nonlocal heading
+        if m["head"]: heading = re.sub("<.*?>", "", m["text"]); return m[0]
+        width, height = struct.unpack(">II", base64.b64decode(m["start"])[16:24])
+        return f'<img alt="Figure of the section: {heading}" width="{width}" height="{height}" class="{"wide" if width > 600 else ""}" src="data:image/png;base64,{m["start"]}'
+    body = re.sub(r'(?P<head><h[12] id="[^"]*">)(?P<text>.*?)<a class="anchor-link"|<img [^>]*?src="data:image/png;base64,(?P<start>.{40})', touch, body, flags=re.S)
+    contents = " ".join(f'<a href="#{i}">{t}</a>' for i, t in heads)
+    return re.sub("(</h1>)", rf'\1\n<nav class="contents">{contents}</nav>', body, count=1) if len(heads) > 3 else body
+
 def to_html(notebook, title: str) -> str:
-    "An executed notebook as one HTML page: inputs hidden, images embedded, nothing loaded from elsewhere."
+    "An executed notebook as one HTML page: contents on top, inputs hidden, images embedded, nothing loaded from elsewhere."
     from nbconvert import HTMLExporter
     from traitlets.config import Config
     hide = {"enabled": True, "remove_cell_tags": ("injected-parameters", "parameters", "hide")}
     exporter = HTMLExporter(config=Config({"TagRemovePreprocessor": hide}), exclude_input=True, mathjax_url="", require_js_url="", jquery_url="")
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
-    return re.sub(r"<script.*?</script>", "", body, flags=re.S).replace("</head>", _page, 1)   # the page is to be read: it needs no scripts
+    return _for_readers(re.sub(r"<script.*?</script>", "", body, flags=re.S)).replace("</head>", _page, 1)   # the page is to be read: it needs no scripts
 
 def run_notebook(
     name: str,               # quality, evaluate, crossval, compare
@@ -182,28 +206,12 @@ def run_notebook(
         write_text(out/f"{name}.ipynb", done.read_text(encoding="utf-8"))
     return write_text(out/f"{name}.html", to_html(notebook, f"digit69: {name}"))
 
-# %% ../nbs/60_report.ipynb #e948efa3
-def model_card(run: Run) -> str:
-    "MODEL_CARD.md for a run: front matter with `model-index`, the table, the limits."
-    data, models = run.metrics["data"], run.metrics["models"]
-    top = top_model(run)
-    front = ["---", "license: apache-2.0", "library_name: digit69", "tags: [fmri, brain-decoding, image-reconstruction]", "model-index:", f"- name: {top}", "  results:",
-             "  - task: {type: image-reconstruction}", f"    dataset: {{name: {json.dumps(data['name'])}, type: fmri}}", "    metrics:",
-             *(f"    - {{type: {m}, value: {models[top][m]['mean']}}}" for m in ("mse", "pcc", "ssim", "identification") if models[top][m]["mean"] is not None), "---"]
-    cell = lambda v: "-" if v["mean"] is None else f"{v['mean']:.3f} [{v['lo']:.3f}, {v['hi']:.3f}]"
-    rows = [f"| {n} | {cell(m['mse'])} | {cell(m['pcc'])} | {cell(m['ssim'])} | {cell(m['identification'])} | {m['n_parameters']:,.0f} |" if m["n_parameters"] is not None
-            else f"| {n} | {cell(m['mse'])} | {cell(m['pcc'])} | {cell(m['ssim'])} | {cell(m['identification'])} | - |" for n, m in models.items()]
-    return "\n".join([*front, "", f"# digit reconstruction from fMRI: {data['name']}", "",
-        f"Protocol: {data['protocol']}; {data['n_train']} training rows, {data['n_test']} test rows, {data['n_voxels']} voxels; data sha256 `{data['sha256'][:16]}`.",
-        "Values are means over test images with 95 % bootstrap intervals over stimuli. Targets are stimuli in [0,1], 28x28; SSIM is scikit-image's default with data range 1.", "",
-        "| model | MSE | PCC | SSIM | two-way identification | parameters |", "|---|---|---|---|---|---|", *rows, "", "## Use and limits", "",
-        "- One subject. The intervals say how the score varies over stimuli, not over people.",
-        "- This is not mind reading: it recovers an image the person was looking at, in a scanner, cooperating, with a model trained on the same person's data.",
-        "- A model knows only the classes it was trained on and will answer in their likeness whatever is shown.",
-        "- Within this run nothing was fitted, scaled, selected or stopped on test rows; how everything was run stands in `manifest.json`.",
-        "- Default settings of the package were developed on the 90 development rows of digit69: scores on those rows are slightly optimistic.", ""])
-
 # %% ../nbs/60_report.ipynb #a918f615
+def _origin(name: str) -> str:
+    "Whose the data are, as far as their name tells."
+    if "simulated" in name: return describe("simulated")
+    return next((describe(k) for k in ("digit69", "miyawaki") if name.startswith(k)), "Not known to a run: the author must say.")
+
 def reforms(run: Run) -> pd.DataFrame:
     "REFORMS, abridged and in our own words, filled in from a run folder."
     data, m = run.metrics["data"], run.manifest
@@ -211,14 +219,14 @@ def reforms(run: Run) -> pd.DataFrame:
     levels = [f for f in read_json(run.folder/"audit.json")["findings"]] if has("audit.json") else []
     found = [f"{f['check']}: {f['text']}" for f in levels if f["level"] == "leak"]
     null = read_json(run.folder/"null.json")["models"] if has("null.json") else {}
-    ps = [f"{n} p = {v['scores']['pcc']['p']:.3g} ({v['permutations']} permutations, {v['rows']})" for n, v in null.items() if "pcc" in v["scores"]]
+    ps = [f"{n} p = {v['scores']['pcc']['p']:.3g} ({v['permutations']} permutations, {v['rows']}{', as a light variant' if v['settings'] else ''})" for n, v in null.items() if "pcc" in v["scores"]]
     commit = m.get("git_commit") or "unknown"
     rows = [("Goals", "What is estimated, for whom?", f"Images a person looked at, reconstructed from their own fMRI; {data['name']}, one subject. No claim about other people."),
             ("Goals", "Why this approach?", f"Compared with a ladder of simple rungs ({', '.join(n for n in LADDER if n in run.answers)}) on the same rows."),
             ("Reproducibility", "Data", f"sha256 {data['sha256'][:16]}, {data['n_voxels']} voxels. The data are not part of the report."),
             ("Reproducibility", "Code and versions", f"commit {commit[:12]}{' with changes' if commit.endswith('+changes') else ''}; digit69 {m.get('versions', {}).get('digit69')}, Python {m.get('versions', {}).get('python')}; all versions in manifest.json."),
             ("Reproducibility", "Machine, time, seed", f"{m.get('machine', {}).get('cores')} cores, {m.get('seconds') or 0:.0f} s in all; seed {m.get('seed')}."),
-            ("Data quality", "Where from, who was measured, on what terms?", "Not known to a run: the author must say."),
+            ("Data quality", "Where from, who was measured, on what terms?", _origin(data["name"])),
             ("Data quality", "Sample", f"{data['n_train']} training rows{' in each fold' if 'fold' in data['protocol'] or 'leave' in data['protocol'] else ''}, {data['n_test']} test rows. What could spoil them was looked for: {len(levels)} checks, see the audit." if levels else f"{data['n_train']} training rows, {data['n_test']} test rows; no audit in this folder."),
             ("Preprocessing", "What was done to the data, and where was it learnt?", "Pixels to [0,1], upright. Scaling, voxel selection and priors are learnt inside fit, from train rows alone."),
             ("Modelling", "Models", ", ".join(main_models(run.answers)) + f"; settings by preset {m.get('preset', 'quick')}, in models/ or the registry."),
@@ -233,6 +241,30 @@ def reforms(run: Run) -> pd.DataFrame:
             ("Limits", "To whom do the results apply?", "This subject, this scanner, stimuli like these. A model answers in the likeness of what it was trained on."),
             ("Limits", "Where would it fail?", "See leave-one-class-out." if "class-out" in data["protocol"] else "Classes never learnt: digit69 crossval --protocol leave-one-class-out asks that.")]
     return pd.DataFrame(rows, columns=["module", "question", "answer"])
+
+# %% ../nbs/60_report.ipynb #e948efa3
+def model_card(run: Run) -> str:
+    "MODEL_CARD.md for a run: front matter with `model-index`, the table, the limits."
+    data, models = run.metrics["data"], run.metrics["models"]
+    top = top_model(run)
+    entry = lambda n: [f"- name: {n}", "  results:", "  - task: {type: image-reconstruction, name: image reconstruction from fMRI}", f"    dataset: {{name: {json.dumps(data['name'])}, type: fmri, split: {json.dumps(protocol_of(run, n))}}}", "    metrics:",
+             *(f"    - {{type: {m}, name: {json.dumps(COLUMNS[m].removesuffix(' (lower)'))}, value: {models[n][m]['mean']}, verified: false}}" for m in ("mse", "pcc", "ssim", "identification", "within_class_identification") if models[n][m]["mean"] is not None)]
+    known = [n for n in (top, *(m for m in main_models(models) if m != top)) if models[n]["pcc"]["mean"] is not None]
+    front = ["---", "license: apache-2.0", "library_name: digit69", "tags: [fmri, brain-decoding, image-reconstruction]", *(["model-index:"] if known else []), *(line for n in known for line in entry(n)), "---"]
+    cell = lambda v: "-" if v["mean"] is None else f"{v['mean']:.3f} [{v['lo']:.3f}, {v['hi']:.3f}]"
+    rows = [f"| {n} | {cell(m['mse'])} | {cell(m['pcc'])} | {cell(m['ssim'])} | {cell(m['identification'])} | {m['n_parameters']:,.0f} |" if m["n_parameters"] is not None
+            else f"| {n} | {cell(m['mse'])} | {cell(m['pcc'])} | {cell(m['ssim'])} | {cell(m['identification'])} | - |" for n, m in models.items()]
+    return "\n".join([*front, "", f"# digit reconstruction from fMRI: {data['name']}", "",
+        f"Protocol: {data['protocol']}; {data['n_train']} training rows, {data['n_test']} test rows, {data['n_voxels']} voxels; data sha256 `{data['sha256'][:16]}`.",
+        "Values are means over test images with 95 % bootstrap intervals over stimuli. Targets are stimuli in [0,1], 28x28; SSIM is scikit-image's default with data range 1.", "",
+        "| model | MSE | PCC | SSIM | two-way identification | parameters |", "|---|---|---|---|---|---|", *rows, "", "## Use and limits", "",
+        "- One subject. The intervals say how the score varies over stimuli, not over people.",
+        "- This is not mind reading: it recovers an image the person was looking at, in a scanner, cooperating, with a model trained on the same person's data.",
+        "- A model knows only the classes it was trained on and will answer in their likeness whatever is shown.",
+        "- Within this run nothing was fitted, scaled, selected or stopped on test rows; how everything was run stands in `manifest.json`.",
+        "- Default settings of the package were developed on the 90 development rows of digit69: scores on those rows are slightly optimistic.", "",
+        "## What a reviewer must ask", "", "REFORMS (Kapoor et al. 2024), abridged and in our own words, filled in from the run.", "", "| module | question | answer |", "|---|---|---|",
+        *("| " + " | ".join(str(v).replace("|", "\\|") for v in row) + " |" for row in reforms(run).itertuples(index=False)), ""])
 
 # %% ../nbs/60_report.ipynb #6b594a19
 def page_of(run: Run) -> str:
@@ -285,21 +317,22 @@ def experiment(split: Split, models: list[str], out: str | Path, preset: str = "
 
 # %% ../nbs/60_report.ipynb #75c1f688
 def crossval_experiment(data, models: list[str], out: str | Path, protocol: str = "kfold", folds: int = 10, repeats: int = 1, preset: str = "quick", seed: int = 0,
-                        jobs: int = 1, scheduler: str | None = None, null: int = 0, learning: bool = False, **facts) -> Run:
-    "Cross-validate -> audit of the first fold -> null, learning curve and other checks -> figures -> HTML report, in one run folder. Whatever is finished is kept."
+                        jobs: int = 1, scheduler: str | None = None, null: int = 0, learning: bool = False, once: tuple = (), **facts) -> Run:
+    "Cross-validate -> audit of the first fold -> null, learning curve and other checks -> figures -> HTML report, in one run folder. Whatever is finished is kept. Models in `once` are examined in the first repeat, without null and learning curve."
     cuts = make_folds(data, protocol, folds, repeats, seed)
+    if unknown := set(once) - set(models): raise DataError(f"--once names {', '.join(sorted(unknown))}, which is not among the models")
     names, _ = with_ladder(models, data)                     # what cannot be done is said before a folder is made
     out = claim(out, command="crossval", data=data.digest, seed=seed, preset=preset, protocol=protocol, folds=folds, repeats=repeats)
     where = dict(preset=preset, seed=seed, jobs=jobs, scheduler=scheduler)
     with stopwatch() as seconds:
-        cross_validate(data, models, out, protocol, folds, repeats, **where)
+        cross_validate(data, models, out, protocol, folds, repeats, **where, once=once)
         audit_to(cuts[0], out, seed)
-        if null: permutation_null(data, names, out, null, **where)
-        if learning: learning_curve(data, names, out, **where)
+        if null: permutation_null(data, names, out, null, **where, leave=once)
+        if learning: learning_curve(data, names, out, **where, leave=once)
         examine(data, out, **where)
         linear = [n for n in names if n in ("ridge", "posterior") and read_out(variant(n, preset, seed).fit(cuts[0].train)) is not None]
         save(components_figure(data, linear, preset, seed), out/"figures"/"components.png")
-        return finish(out, {"command": "crossval", "seed": seed, "preset": preset, "models": models, "seconds": seconds(), **facts})
+        return finish(out, {"command": "crossval", "seed": seed, "preset": preset, "models": models, "once": list(once), "seconds": seconds(), **facts})
 
 # %% ../nbs/60_report.ipynb #53559bd9
 def same_images(runs: list[Run]) -> bool:
@@ -332,7 +365,7 @@ def comparison_csv(folders: list, more: list[dict] | None = None) -> pd.DataFram
     rows = []
     for title, folder, facts in zip(run_names(folders), folders, more or [{}] * len(folders)):
         run = load_run(folder)
-        rows += [{"run": title, **facts, "model": n, "protocol": run.metrics["data"]["protocol"], **{f"{k}{end}": m[k][v] for k in METRICS for v, end in (("mean", ""), ("lo", "_lo"), ("hi", "_hi"))},
+        rows += [{"run": title, **facts, "model": n, "n_test": run.metrics["data"]["n_test"], "protocol": run.metrics.get("protocols", {}).get(n, run.metrics["data"]["protocol"]), **{f"{k}{end}": m[k][v] for k in METRICS for v, end in (("mean", ""), ("lo", "_lo"), ("hi", "_hi"))},
                   **{k: m[k] for k in ("n_parameters", "train_seconds", "latency_ms_per_image")}} for n, m in run.metrics["models"].items()]
     return pd.DataFrame(rows)
 
@@ -343,7 +376,7 @@ def compare(folders: list, out: str | Path, more: list[dict] | None = None) -> P
     return run_notebook("compare", out, runs=[str(f) for f in folders])
 
 # %% ../nbs/60_report.ipynb #ce12e55a
-_takes = {"crossval": {"data", "models", "protocol", "folds", "repeats", "preset", "seed", "null", "learning"}, "run": {"data", "models", "preset", "seed", "allow_overlap"}}
+_takes = {"crossval": {"data", "models", "protocol", "folds", "repeats", "preset", "seed", "null", "learning", "once"}, "run": {"data", "models", "preset", "seed", "allow_overlap"}}
 
 def read_grid(path: str | Path) -> list[tuple[str, str, dict, dict]]:
     "A grid file as (name, command or report, its parameters, those that vary); a `DataError` says what is wrong with it."
@@ -378,6 +411,7 @@ def _cell(what: str, data: Split | None, settings: dict, folder: str | None) -> 
     settings = dict(settings)
     models = settings.pop("models", "mean,class_mean,ridge")
     models = [m.strip() for m in models.split(",")] if isinstance(models, str) else list(models)
+    if isinstance(once := settings.get("once"), str): settings["once"] = tuple(m.strip() for m in once.split(","))
     if what == "crossval": crossval_experiment(data.pooled(), models, folder, **settings)
     else: experiment(data, models, folder, resume=True, **settings)
 

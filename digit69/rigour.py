@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['CHEAP', 'SCORES', 'FEW', 'SHARES', 'NO_REPEATS', 'CEILINGS', 'NO_MAP', 'variant', 'affordable', 'natural_protocol',
-           'run_tasks', 'shuffled', 'p_value', 'permutation_null', 'null_figure', 'nested_order', 'power_law',
-           'extrapolate', 'learning_curve', 'learning_figure', 'memorisation', 'collapse', 'noise_ceiling',
-           'voxel_reliability', 'closest_candidate', 'span_of_train', 'autoencoder_round_trip', 'read_out',
+           'run_tasks', 'shuffled', 'p_value', 'permutation_null', 'dealt', 'first_folds', 'dealt_answers',
+           'null_figure', 'nested_order', 'power_law', 'extrapolate', 'learning_curve', 'learning_figure',
+           'memorisation', 'collapse', 'noise_ceiling', 'voxel_reliability', 'closest_candidate', 'span_of_train',
+           'autoencoder_round_trip', 'conditional_round_trip', 'recovered_components', 'recovered_figure', 'read_out',
            'haufe_patterns', 'carriers', 'carriers_figure', 'components_figure', 'examine', 'rigour_figures']
 
 # %% ../nbs/53_rigour.ipynb #1a699ea5
@@ -22,7 +23,7 @@ from .calibration import calibrate, calibration_figure
 from .core import DataError, progress, read_json, rng, sha256, write_json
 from .data import SIDE, BrainDataset, stimulus_ids
 from .encoding import EncodingModel
-from .evaluation import LADDER, load_run, make_folds, spread
+from .evaluation import LADDER, Run, load_run, make_folds, spread
 from .metrics import bootstrap_interval, correlation_matrix, pcc, per_image
 from .models.base import make
 from .plots import PALETTE, house_style
@@ -86,10 +87,11 @@ def permutation_null(
     n: int = 200, folds: int = 3,
     preset: str = "quick", seed: int = 0, jobs: int = 1, scheduler: str | None = None,
     batch: int = 5,            # permutations in one task
+    leave: tuple = (),         # expensive models for which even the subsample is too much: `dealt` asks them instead
 ) -> dict:
     "Permutation null of each model through its whole pipeline."
     out, protocol, result = Path(out), natural_protocol(data), {}
-    models = [m for m in models if m != "mean"]      # it ignores the voxels: every permutation is the truth
+    models = [m for m in models if m != "mean" and m not in leave]      # the mean ignores the voxels: every permutation is the truth
     counts = {m: n if affordable(m) else min(n, FEW) for m in models}
     only = {m: folds if affordable(m) else 1 for m in models}
     tasks = {out/"null"/m/f"{k:04d}.json": (_score_once, m, data, protocol, folds, only[m], preset, seed, k, min(k + batch, counts[m] + 1))
@@ -106,6 +108,36 @@ def permutation_null(
         result[m] = {"permutations": counts[m], "settings": CHEAP.get(m, {}), "rows": f"{'all' if only[m] == folds else f'the first {only[m]} of {folds}'} folds of {protocol}", "scores": scores}
     return read_json(write_json(out/"null.json", {"schema_version": 1, "seed": seed, "folds": folds, "protocol": protocol, "models": result}))
 
+# %% ../nbs/53_rigour.ipynb #03cd1605
+def dealt(
+    recon: np.ndarray,    # (N,28,28)
+    targets: np.ndarray,  # (N,28,28)
+    groups: np.ndarray,   # (N,) rows among which answers may be exchanged
+    n: int = 2000, seed: int = 0,
+) -> dict:
+    "Mean PCC of answers with their own targets, and what it is when answers are dealt out anew within groups `n` times."
+    corr, random, null = correlation_matrix(recon, targets), rng(seed, "dealt"), np.zeros(n)
+    for g in np.unique(groups):
+        rows = np.nonzero(groups == g)[0]
+        null += corr[rows, random.permuted(np.tile(rows, (n, 1)), axis=1)].sum(1)
+    observed, null = float(np.trace(corr) / len(corr)), null / len(corr)
+    lo, hi = np.quantile(null, [.025, .975])
+    return {"observed": observed, "null_mean": float(null.mean()), "null_lo": float(lo), "null_hi": float(hi), "p": p_value(observed, null + 1e-9), "deals": n}
+
+def first_folds(folder: Path, n: int) -> np.ndarray:
+    "The fold in which each of `n` rows was first a test row, (n,)."
+    fold = np.full(n, -1)
+    for k, file in enumerate(sorted(next((Path(folder)/"folds").iterdir()).glob("*.npz"))):
+        with np.load(file, allow_pickle=False) as z: rows = z["rows"]
+        fold[rows[fold[rows] < 0]] = k
+    return fold
+
+def dealt_answers(run: Run, seed: int = 0) -> dict:
+    "`dealt` for every entry of a cross-validated run: among all rows of a fold, and among those of the same class."
+    fold = first_folds(run.folder, len(run.targets))
+    inside = None if run.labels is None else np.unique(np.stack([fold, run.labels]), axis=1, return_inverse=True)[1].ravel()
+    return {m: {"row": dealt(a, run.targets, fold, seed=seed), "within_class": None if inside is None else dealt(a, run.targets, inside, seed=seed)} for m, a in run.answers.items()}
+
 # %% ../nbs/53_rigour.ipynb #4b0f9010
 _title = {"pcc": "PCC", "ssim": "SSIM", "mse": "MSE", "identification": "identification", "within_class_identification": "identification within class"}
 
@@ -115,14 +147,14 @@ def null_figure(null: dict, metrics: tuple = ("pcc", "ssim", "identification")) 
     with house_style():
         fig = Figure(figsize=(3.1 * len(metrics), 1.35 * len(models) + .6), layout="constrained")
         axes = fig.subplots(len(models), len(metrics), squeeze=False)
-        for axs, (name, scores) in zip(axes, models.items()):
+        for i, (axs, (name, scores)) in enumerate(zip(axes, models.items())):
             for ax, m in zip(axs, metrics):
                 if m not in scores: ax.set_visible(False); continue
                 s = scores[m]
-                ax.hist(s["null"], bins=20, color=PALETTE[5], alpha=.8)
+                ax.hist(s["null"], bins=np.linspace(min(*s["null"], s["observed"]), max(*s["null"], s["observed"]) + 1e-9, 50), color=PALETTE[5])
                 ax.axvline(s["observed"], color=PALETTE[3], lw=2)
-                ax.set_title(f"p = {s['p']:.3g}", fontsize=8, loc="center")
-                ax.set(yticks=[], xlabel=_title[m] if axs is axes[-1] else ""); ax.spines["left"].set_visible(False)
+                ax.set_title((f"{_title[m]}\n" if i == 0 else "") + f"p = {s['p']:.3g}", fontsize=9 if i == 0 else 8, loc="center")
+                ax.set(yticks=[]); ax.spines["left"].set_visible(False)
             axs[0].set_ylabel(name, rotation=0, ha="right", va="center")
     return fig
 
@@ -187,10 +219,10 @@ def extrapolate(sizes, values: np.ndarray, groups=None, metric: str = "pcc", mor
             "extrapolated": [{"rows": round(k * sizes[-1]), **span(at(k * sizes[-1]))} for k in more], "limit": span(sign * a)}
 
 # %% ../nbs/53_rigour.ipynb #399e8f84
-def learning_curve(data: BrainDataset, models: list[str], out: str | Path, folds: int = 5, repeats: int = 3, preset: str = "quick", seed: int = 0, jobs: int = 1, scheduler: str | None = None) -> dict:
+def learning_curve(data: BrainDataset, models: list[str], out: str | Path, folds: int = 5, repeats: int = 3, preset: str = "quick", seed: int = 0, jobs: int = 1, scheduler: str | None = None, leave: tuple = ()) -> dict:
     "Quality against the number of training rows, for each model; parts in learning/, the result in learning_curve.json. An expensive model is examined on the first fold, once."
     out, protocol, result = Path(out), natural_protocol(data), {}
-    folds, models = min(folds, len(np.unique(stimulus_ids(data.images)))), [m for m in models if m != "mean"]
+    folds, models = min(folds, len(np.unique(stimulus_ids(data.images)))), [m for m in models if m != "mean" and m not in leave]
     tasks = {out/"learning"/m/f"{f:02d}-{r}.json": (_learn_once, m, data, protocol, folds, f, r, preset, seed)
              for m in models for f in range(folds if affordable(m) else 1) for r in range(repeats if affordable(m) else 1)}
     found = run_tasks(tasks, "learning curve", jobs, scheduler)
@@ -285,33 +317,77 @@ def voxel_reliability(data: BrainDataset) -> dict | str:
     return {f"{q:.0%}": float(np.quantile(icc, q)) for q in (.5, .9, .99)}
 
 # %% ../nbs/53_rigour.ipynb #3aaec30a
-def closest_candidate(model, train: BrainDataset, images: np.ndarray) -> np.ndarray:
-    "The candidate of a posterior that correlates most with each image."
+def closest_candidate(model, train: BrainDataset, test: BrainDataset) -> np.ndarray:
+    "The candidate of a posterior that correlates most with each image of test."
     flat = model.candidates_.reshape(-1, SIDE, SIDE)
-    best = np.concatenate([[correlation_matrix(x[None], flat).argmax()] for x in images])
+    best = np.concatenate([[correlation_matrix(x[None], flat).argmax()] for x in test.images])
     return flat[best] / np.float32(255)
 
-def span_of_train(model, train: BrainDataset, images: np.ndarray) -> np.ndarray:
-    "Each image projected on the affine span of the training images."
+def span_of_train(model, train: BrainDataset, test: BrainDataset) -> np.ndarray:
+    "Each image of test projected on the affine span of the training images."
+    images = test.images
     flat, mean = (a.reshape(len(a), -1).astype(float) for a in (train.images, train.images.mean(0)[None]))
     _, size, base = np.linalg.svd(flat - mean, full_matrices=False)
     base = base[size > 1e-8 * size[0]]
     return np.clip(mean + (images.reshape(len(images), -1) - mean) @ base.T @ base, 0, 1).reshape(images.shape)
 
-def autoencoder_round_trip(model, train: BrainDataset, images: np.ndarray) -> np.ndarray:
-    "Images packed and unpacked by the model's autoencoder (`models.vae.round_trip`)."
+def autoencoder_round_trip(model, train: BrainDataset, test: BrainDataset) -> np.ndarray:
+    "Images of test packed and unpacked by the model's autoencoder (`models.vae.round_trip`)."
     import torch
-    return model.module_.round_trip(torch.as_tensor(np.array(images))).detach().cpu().numpy()
+    return model.module_.round_trip(torch.as_tensor(np.array(test.images))).detach().cpu().numpy()
 
-CEILINGS = {"ridge": ("projection on the span of its training images", span_of_train), "posterior": ("closest of its candidates", closest_candidate), "ldm": ("round trip through its autoencoder", autoencoder_round_trip)}
+def conditional_round_trip(model, train: BrainDataset, test: BrainDataset) -> np.ndarray:
+    "Images of test through a conditional VAE that may look at them: encoded to the mean of z, decoded beside the row's embedding."
+    import torch
+    with torch.no_grad():
+        embeddings = torch.as_tensor(model.stage_.embed(test.fmri))
+        z, _ = model.module_.encode(torch.as_tensor(np.array(test.images))[:, None], embeddings)
+        return model.module_.decode(z, embeddings)[:, 0].numpy()
+
+CEILINGS = {"ridge": ("projection on the span of its training images", span_of_train), "posterior": ("closest of its candidates", closest_candidate),
+            "cvae": ("round trip through encoder and decoder", conditional_round_trip), "ldm": ("round trip through its autoencoder", autoencoder_round_trip)}
 
 def _ceiling_once(name: str, data: BrainDataset, protocol: str, folds: int, preset: str, seed: int) -> dict:
     "What the best possible answer of a model would score on the first fold."
     cut = make_folds(data, protocol, folds, 1, seed)[0]
     model = make(name, preset, seed)
     if name != "ridge": model.fit(cut.train)
-    best = CEILINGS[name][1](model, cut.train, cut.test.images)
+    best = CEILINGS[name][1](model, cut.train, cut.test)
     return {"what": CEILINGS[name][0], "rows": cut.test.n, **{m: float(np.mean(v)) for m, v in per_image(best, cut.test.images).items() if m in ("mse", "pcc", "ssim")}}
+
+# %% ../nbs/53_rigour.ipynb #4186a708
+def _components(targets: np.ndarray, k: int):
+    "Mean, first `k` principal components and their shares of variance of images (N,28,28)."
+    flat = targets.reshape(len(targets), -1).astype(float)
+    _, size, parts = np.linalg.svd(flat - flat.mean(0), full_matrices=False)
+    k = min(k, int((size > 1e-8 * max(size[0], 1e-30)).sum()))
+    return flat.mean(0), parts[:k], (size**2 / max((size**2).sum(), 1e-30))[:k]
+
+def recovered_components(targets: np.ndarray, answers: dict, k: int = 10) -> dict:
+    "Correlation over rows of each leading component of the targets (N,28,28) with the same component of the answers {name: (N,28,28)}."
+    mean, parts, share = _components(targets, k)
+    of = lambda images: (images.reshape(len(images), -1) - mean) @ parts.T
+    together = lambda a, b: float(np.corrcoef(a, b)[0, 1]) if a.std() > 1e-9 and b.std() > 1e-9 else 0.
+    truth = of(targets)
+    return {"share": share.tolist(), "models": {m: [together(*pair) for pair in zip(truth.T, of(a).T)] for m, a in answers.items()}}
+
+def recovered_figure(run: Run, found: dict, names: list | None = None) -> Figure:
+    "The components as images (red: more ink, blue: less; the sign is arbitrary) over how well each model recovers them."
+    names = list(names or found["models"])
+    k = len(found["share"])
+    _, parts, _ = _components(run.targets, k)
+    with house_style():
+        fig = Figure(figsize=(.82 * k + 2, 3.8), layout="constrained")
+        axes = fig.subplot_mosaic([[f"c{i}" for i in range(k)], ["r"] * k], height_ratios=(1, 2.4))
+        for i, (image, share) in enumerate(zip(parts.reshape(-1, SIDE, SIDE), found["share"])):
+            axes[f"c{i}"].imshow(image, cmap="RdBu_r", vmin=-np.abs(image).max(), vmax=np.abs(image).max())
+            axes[f"c{i}"].set(xticks=[], yticks=[]); axes[f"c{i}"].set_title(f"{share:.0%}", fontsize=8, loc="center"); axes[f"c{i}"].spines[:].set_visible(False)
+        for j, m in enumerate(names):        # the mean has no components; its colour is kept for it, as in the other figures
+            if m != "mean": axes["r"].plot(found["models"][m], marker="osD^v"[j // len(PALETTE) % 5], ms=4, lw=1.2, color=PALETTE[j % len(PALETTE)], label=m)
+        axes["r"].axhline(0, color="grey", lw=1, ls="--")
+        axes["r"].set(xlim=(-.5, k - .5), xticks=range(k), xticklabels=range(1, k + 1), xlabel="component of the stimuli (above: what it looks like, and its share of their variance)", ylabel="correlation with the target's")
+        axes["r"].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1)); axes["r"].grid(alpha=.25)
+    return fig
 
 # %% ../nbs/53_rigour.ipynb #8d93c4fa
 NO_MAP = "The data hold no voxel coordinates: voxels can be ranked, not located."
@@ -381,7 +457,7 @@ def components_figure(data: BrainDataset, models: list[str], preset: str = "quic
 
 # %% ../nbs/53_rigour.ipynb #c83897f5
 def examine(data: BrainDataset, out: str | Path, folds: int = 5, preset: str = "quick", seed: int = 0, jobs: int = 1, scheduler: str | None = None) -> dict:
-    "Memory, collapse, noise ceiling, the models' own ceilings, calibration and carriers of a cross-validated run folder; writes rigour.json."
+    "Memory, collapse, noise ceiling, the models' own ceilings, calibration, answers dealt anew, components of the image and carriers of a cross-validated run folder; writes rigour.json."
     run, out, protocol = load_run(out), Path(out), natural_protocol(data)
     models = [m for m in run.answers if (out/"folds"/m).is_dir()]
     result = {"schema_version": 1, "seed": seed, "memorisation": memorisation(run.table, seed), "collapse": {m: collapse(a, run.targets) for m, a in run.answers.items()},
@@ -390,6 +466,8 @@ def examine(data: BrainDataset, out: str | Path, folds: int = 5, preset: str = "
     tasks = {out/"ceilings"/f"{m}.json": (_ceiling_once, m, data, protocol, folds, preset, seed) for m in models if m in CEILINGS}
     result["ceilings"] = {f.stem: found for f, found in run_tasks(tasks, "ceilings", jobs, scheduler).items()}
     result["calibration"] = calibrate(out, seed)
+    result["dealt"] = dealt_answers(run, seed)
+    result["components"] = recovered_components(run.targets, run.answers)
     result["carriers"] = carriers(data, models, out, folds, preset, seed, jobs, scheduler)
     return read_json(write_json(out/"rigour.json", result))
 
@@ -399,6 +477,7 @@ def rigour_figures(folder: str | Path) -> dict:
     null, curves, rigour = (read_json(folder/f"{n}.json") if (folder/f"{n}.json").is_file() else {} for n in ("null", "learning_curve", "rigour"))
     if any(v["scores"] for v in null.get("models", {}).values()): found["permutation_null.png"] = null_figure(null)
     if curves.get("models"): found["learning_curve.png"] = learning_figure(curves)
+    if rigour.get("components"): found["image_components.png"] = recovered_figure(load_run(folder), rigour["components"], [m for m in rigour["components"]["models"] if (folder/"folds"/m).is_dir()])
     if rigour.get("calibration"): found["calibration.png"] = calibration_figure(rigour["calibration"])
     if rigour and rigour["carriers"]["models"]: found["carriers.png"] = carriers_figure(rigour["carriers"])
     return found

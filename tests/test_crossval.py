@@ -78,7 +78,52 @@ def test_the_command_line_reaches_the_cluster(digit69, data, tmp_path, cluster):
     assert same(tmp_path / "local", tmp_path / "dask")
 
 
-@pytest.mark.parametrize("more, says", [(["--engine", "dask"], "needs --scheduler"), (["--scheduler", "tcp://h:1"], "goes with --engine dask"), (["--protocol", "horoscope"], "choose from kfold"),
+def test_a_killed_cross_validation_goes_on_where_it_was(data, local, tmp_path):
+    "Shot with SIGKILL after some folds; the same call finishes the rest with two jobs, redoes nothing, and the result is that of an undisturbed run."
+    import subprocess
+    import sys
+    script = """if __name__ == "__main__":
+    import sys, time
+    from digit69 import evaluation
+    from digit69.core import quiet
+    from digit69.sources import simulate
+    quiet()
+    keep = evaluation.write_npz
+    def slowly(*a, **k): time.sleep(.2); return keep(*a, **k)
+    evaluation.write_npz = slowly
+    evaluation.cross_validate(simulate(40, 10, 120).pooled(), ["ridge"], sys.argv[1], folds=5, repeats=2, seed=3)"""
+    out = tmp_path / "cv"
+    victim = subprocess.Popen([sys.executable, "-c", script, str(out)], start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("folds/ridge/0*.npz"))) < 3 and time.monotonic() < deadline and victim.poll() is None: time.sleep(.01)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.wait()
+    before = {f: f.stat().st_mtime_ns for f in out.glob("folds/*/0*.npz")}
+    assert 3 <= len(list(out.glob("folds/ridge/0*.npz"))) < 10 and not (out / "metrics.json").exists()
+    cross_validate(data, ["ridge"], out, folds=5, repeats=2, seed=3, jobs=2)
+    assert before == {f: f.stat().st_mtime_ns for f in before}
+    assert same(local, out)
+
+
+def test_an_expensive_model_is_examined_once_and_its_row_says_so(data, local, tmp_path):
+    cross_validate(data, ["ridge"], tmp_path, folds=5, repeats=2, seed=3, once=("ridge",))
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    assert result["protocols"] == {"ridge": "stratified 5-fold x 1"} and len(list((tmp_path / "folds" / "ridge").iterdir())) == 5
+    full = json.loads((local / "metrics.json").read_text())
+    assert result["models"]["mean"]["pcc"] == full["models"]["mean"]["pcc"] and result["models"]["ridge"]["pcc"] != full["models"]["ridge"]["pcc"]
+    cross_validate(data, ["ridge"], tmp_path, folds=5, repeats=2, seed=3)                  # asked in full later: only what is missing is done
+    assert same(local, tmp_path)
+
+
+def test_leaving_stimuli_out_can_be_repeated(data):
+    cuts = make_folds(data, "leave-stimulus-out", 5, 2)
+    tested = [np.sort(np.concatenate([c.provenance["test_rows"] for c in cuts[k:k + 5]])) for k in (0, 5)]
+    assert len(cuts) == 10 and all(np.array_equal(t, np.arange(data.n)) for t in tested) and cuts[0].provenance["protocol"].endswith(" x 2")
+    assert not np.array_equal(cuts[0].provenance["test_rows"], cuts[5].provenance["test_rows"])
+    with pytest.raises(DataError, match="cannot be repeated"): make_folds(data, "leave-one-class-out", repeats=2)
+
+
+@pytest.mark.parametrize("more, says", [(["--engine", "dask"], "needs --scheduler"), (["--once", "diffusion"], "not among the models"), (["--scheduler", "tcp://h:1"], "goes with --engine dask"), (["--protocol", "horoscope"], "choose from kfold"),
                                         (["--engine", "dask", "--scheduler", "tcp://127.0.0.1:9"], "no Dask scheduler answers"), (["--engine", "mpi"], "engine")])
 def test_wrong_words_are_one_line(more, says, capsys, tmp_path):
     from digit69.cli import main

@@ -7,16 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from digit69 import rigour
+from digit69 import embeddings, rigour
 from digit69.core import DataError, ModelError, quiet, read_json, set_threads
 from digit69.data import BrainDataset, Split, kfold, leave_stimulus_out
 from digit69.embeddings import EMBEDDING, EmbeddingStage
-from digit69.evaluation import cross_validate, refuse_overlap
+from digit69.evaluation import cross_validate, leaks_of, refuse_overlap
 from digit69.models.base import Reconstructor, make
 from digit69.quality import audit
 from digit69.rigour import (
     NO_REPEATS,
     carriers,
+    dealt,
     examine,
     extrapolate,
     haufe_patterns,
@@ -83,6 +84,35 @@ def test_a_prior_that_holds_test_stimuli_is_caught(data):
     assert exact(cheat) == split.test.n                                                                # and the check can fail
 
 
+def test_a_model_whose_prior_holds_test_stimuli_is_refused(data, tmp_path, monkeypatch):
+    from digit69.models import base
+    base.available()
+    class Cribber(Reconstructor):
+        "Ridge, with the answers of all rows among its candidates."
+        name = "cribber"
+        def _fit(self, train): self.ridge_, self.candidates_ = make("ridge").fit(train), np.round(data.images * 255).astype(np.uint8)
+        def _reconstruct(self, fmri): return self.ridge_.reconstruct(fmri)
+    monkeypatch.setitem(base._registry, "cribber", Cribber)
+    found = cross_validate(data, ["cribber", "ridge"], tmp_path, folds=5)
+    assert "cribber" not in found["models"] and "its image prior holds 10 of 10 test stimuli" in found["skipped"]["cribber"]
+    assert "ridge" in found["models"] and leaks_of(make("posterior", "smoke").fit(data.rows(range(40))), Split(data.rows(range(40)), data.rows(range(40, 50)))) == []     # honest ones pass
+    assert leaks_of(Cribber().fit(data), Split(data, data.rows([0, 1]))) == []                          # a stimulus that is in train is another matter: refuse_overlap
+
+
+def test_a_model_on_embeddings_that_are_not_cross_fitted_is_refused(data, tmp_path, monkeypatch):
+    honest = cross_validate(data, ["regression"], tmp_path / "honest", folds=2, preset="smoke")
+    assert "regression" in honest["models"]
+    fit = EmbeddingStage.fit
+    def cheat(self, train, *more):
+        fit(self, train, *more)
+        self.cross_fitted_ = self.embed(train.fmri)                                                     # by the encoder that learnt from these rows
+        return self
+    monkeypatch.setattr(EmbeddingStage, "fit", cheat)
+    embeddings._fitted.clear()
+    with pytest.raises(ModelError, match="they are not cross-fitted"): cross_validate(data, ["regression"], tmp_path / "cheat", folds=2, preset="smoke")
+    embeddings._fitted.clear()
+
+
 def test_embeddings_that_are_not_cross_fitted_are_caught(data):
     "A cross-fitted embedding of a row does not change with the row; one that is not cross-fitted does."
     train = kfold(data, 5)[0].train
@@ -131,9 +161,31 @@ def test_signal_beats_the_null_and_the_null_is_centred_on_chance(data, tmp_path)
 
 def test_shuffling_keeps_pairs_of_image_and_class_and_breaks_those_with_voxels(data):
     out = shuffled(data, np.random.default_rng(0))
-    assert np.array_equal(out.fmri, data.fmri) and not np.array_equal(out.images, data.images)
-    where = [int(np.nonzero((data.images == i).all((1, 2)))[0][0]) for i in out.images]
-    assert sorted(where) == list(range(data.n)) and np.array_equal(data.labels[where], out.labels)
+    assert np.array_equal(out.images, data.images) and np.array_equal(out.labels, data.labels)
+    where = [int(np.nonzero((data.fmri == x).all(1))[0][0]) for x in out.fmri]
+    assert sorted(where) == list(range(data.n)) and (np.array(where) != np.arange(data.n)).mean() > .8
+
+
+def test_what_is_remembered_between_permutations_changes_nothing(data):
+    "The posterior fitted after another permutation of the same images, and fitted in fresh memory, are the same."
+    from digit69.sources import augment, morph
+    a, b = (shuffled(data, np.random.default_rng(k)) for k in (1, 2))
+    make("posterior", "smoke").fit(a)
+    warm = make("posterior", "smoke").fit(b).reconstruct(data.fmri[:5])
+    for function in (augment, morph): function.__closure__[[type(c.cell_contents).__name__ for c in function.__closure__].index("OrderedDict")].cell_contents.clear()
+    assert np.array_equal(warm, make("posterior", "smoke").fit(b).reconstruct(data.fmri[:5]))
+
+
+def test_answers_dealt_anew_tell_the_class_from_the_trial(data):
+    of_class = np.stack([data.images[data.labels == c].mean(0) for c in data.labels])
+    assert dealt(of_class, data.images, np.zeros(data.n, int))["p"] < .001 and dealt(of_class, data.images, data.labels)["p"] == 1
+    random = np.random.default_rng(0)
+    luck = [dealt(random.random(data.images.shape), data.images, data.labels, n=200, seed=k)["p"] for k in range(40)]
+    assert .25 < np.mean(luck) < .75 and min(luck) > 0
+
+
+def test_an_expensive_model_can_be_left_out_of_the_null(data, tmp_path):
+    assert list(permutation_null(data, ["class_mean", "ridge"], tmp_path, n=1, leave=("ridge",))["models"]) == ["class_mean"]
 
 
 def test_the_null_resumes_and_is_the_same_with_two_jobs_or_another_batch(data, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,33 @@ def test_run_writes_the_promised_folder_and_repeats_itself(digit69, small, tmp_p
     with np.load(tmp_path / "a" / "reconstructions" / "ridge.npz") as z:
         r = z["reconstructions"]
         assert r.shape == (10, 28, 28) and r.dtype == np.float32 and 0 <= r.min() and r.max() <= 1
+
+
+def test_crossval_writes_the_promised_folder_and_its_report_can_be_built_again(small, tmp_path):
+    import yaml
+
+    from digit69.cli import main
+    out = tmp_path / "cv"
+    assert main(["crossval", "--data", str(small), "--models", "ridge", "--folds", "3", "--repeats", "2", "--once", "ridge", "--out", str(out), "--quiet"]) == 0
+    for f in ("manifest.json", "metrics.json", "metrics_per_image.csv", "differences.json", "rigour.json", "audit.json", "MODEL_CARD.md", "reports/crossval.html",
+              *(f"figures/{n}.png" for n in ("comprehensive_model_comparison", "metrics_comparison", "best_worst_reconstructions", "quality_and_speed", "image_components", "carriers", "components", "data_quality_analysis"))):
+        assert (out / f).is_file(), f
+    page, card = (out / "reports" / "crossval.html").read_text(), (out / "MODEL_CARD.md").read_text()
+    for said in ("not estimable: no repeats", "The data hold no voxel coordinates", "memory index", "within class", "dimensions (targets)", "its own ceiling", "dealt out anew", "encoding R2", "50 rows, stratified 3-fold x 1", "50 rows, stratified 3-fold x 2"):
+        assert said in page.replace("\u00a0", " "), said
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["library_name"] == "digit69" and front["model-index"][0]["name"] == "ridge"
+    told = {m["type"]: m["value"] for m in front["model-index"][0]["results"][0]["metrics"]}
+    assert told["pcc"] == pytest.approx(metrics(out)["models"]["ridge"]["pcc"]["mean"], abs=1e-4) and "| Leakage | Separation of train and test |" in card
+    (out / "reports" / "crossval.html").unlink()
+    (out / "MODEL_CARD.md").unlink()
+    before = (out / "metrics.json").read_bytes()
+    assert main(["report", str(out), "--quiet"]) == 0
+    assert (out / "reports" / "crossval.html").is_file() and (out / "MODEL_CARD.md").read_text() == card and (out / "metrics.json").read_bytes() == before
+    shutil.copytree(out, tmp_path / "again")
+    assert main(["report", str(out), str(tmp_path / "again"), "--out", str(tmp_path / "both"), "--quiet"]) == 0
+    page = (tmp_path / "both" / "compare.html").read_text()
+    assert "Published results" in page and "published split: 90 training rows, 10 test images" in page and "50 rows, stratified 3-fold x 1" in page.replace("\u00a0", " ")
 
 
 def test_a_killed_run_goes_on_where_it_was(small, tmp_path):
