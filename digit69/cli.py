@@ -36,9 +36,9 @@ def _complete_models(incomplete: str) -> list[str]:
     before, comma, last = incomplete.rpartition(",")
     return [before + comma + n for n in _known_models() if n.startswith(last) and n not in before.split(",")]
 
-def _complete_spec(incomplete: str) -> list[str]: return [s for s in ("auto", "digit69", "miyawaki", "simulated") if s.startswith(incomplete)]    # nothing fits: the shell offers files
+def _complete_spec(incomplete: str) -> list[str]: return [s for s in ("auto", "digit69", "miyawaki", "simulated", "simulated-patterns") if s.startswith(incomplete)]    # nothing fits: the shell offers files
 
-Data = Annotated[str, typer.Option("--data", metavar="SPEC", autocompletion=_complete_spec, help="auto, digit69, miyawaki, simulated, or a path to a .mat or .npz file")]
+Data = Annotated[str, typer.Option("--data", metavar="SPEC", autocompletion=_complete_spec, help="auto, digit69, miyawaki, simulated, simulated-patterns, or a path to a .mat or .npz file")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="folder for the results; made if need be")]
 Models = Annotated[str, typer.Option("--models", autocompletion=_complete_models, help="comma-separated names, or all; the ladder mean, class_mean, ridge is always added")]
 Size = Annotated[Preset, typer.Option("--preset", help="how much work: smoke (seconds), quick (minutes), full")]
@@ -158,8 +158,8 @@ def run(data: Data = "auto", models: Models = "mean,class_mean,ridge", preset: S
 # %% ../nbs/70_cli.ipynb #82413737
 @app.command()
 def crossval(data: Data = "auto", models: Models = "mean,class_mean,ridge", out: Out = Path("runs/crossval"),
-             protocol: Annotated[str, typer.Option(help="kfold; leave-stimulus-out where stimuli repeat; leave-one-class-out to ask for classes never learnt")] = "kfold",
-             folds: Annotated[int, typer.Option(min=2)] = 10, repeats: Annotated[int, typer.Option(min=1)] = 1,
+             protocol: Annotated[str, typer.Option(help="auto: leave-stimulus-out where stimuli repeat, else kfold; leave-one-class-out to ask for classes never learnt")] = "auto",
+             folds: Annotated[Optional[int], typer.Option(min=2, help="default: 10, or every stimulus in turn where stimuli repeat")] = None, repeats: Annotated[int, typer.Option(min=1)] = 1,
              null: Annotated[int, typer.Option("--null", min=0, help="permutations of the null through the whole pipeline, e.g. 200; 0: none")] = 0,
              learning: Annotated[bool, typer.Option("--learning-curve", help="quality against the number of training rows")] = False,
              once: Annotated[str, typer.Option("--once", metavar="NAMES", help="expensive models: first repeat only, no null, no learning curve; their rows say so, and a later run without this does the rest")] = "",
@@ -173,10 +173,15 @@ def crossval(data: Data = "auto", models: Models = "mean,class_mean,ridge", out:
       digit69 crossval --models ridge --engine dask --scheduler tcp://HOST:8786 --out runs/cv
       digit69 crossval --models all --once diffusion --repeats 3 --null 200 --out runs/all"""
     device = _begin(be_quiet, device)
+    from digit69.data import stimulus_ids
     from digit69.report import crossval_experiment
+    from digit69.rigour import natural_protocol
     from digit69.sources import resolve
     names, scheduler = _names(models), _cluster(engine, scheduler)
-    _done(crossval_experiment(resolve(data).pooled(), names, out, protocol, folds, repeats, preset.value, seed, jobs, scheduler, null, learning, tuple(m.strip() for m in once.split(",") if m.strip()), device=device))
+    rows = resolve(data).pooled()
+    protocol = natural_protocol(rows) if protocol == "auto" else protocol
+    folds = folds or (len(set(stimulus_ids(rows.images))) if protocol == "leave-stimulus-out" else 10)
+    _done(crossval_experiment(rows, names, out, protocol, folds, repeats, preset.value, seed, jobs, scheduler, null, learning, tuple(m.strip() for m in once.split(",") if m.strip()), device=device))
 
 # %% ../nbs/70_cli.ipynb #06387b34
 @app.command()
@@ -384,7 +389,8 @@ def data_fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="digit69
 
 @data_app.command("simulate")
 def data_simulate(out: Annotated[Path, typer.Option("--out", metavar="FILE", help="ends in .mat or .npz")], train: Annotated[int, typer.Option(min=2, help="training rows")] = 90,
-                  test: Annotated[int, typer.Option(min=1, help="test rows")] = 10, voxels: Annotated[int, typer.Option(min=1)] = 3092, seed: Seed = 0, be_quiet: Quiet = False):
+                  test: Annotated[int, typer.Option(min=1, help="test rows")] = 10, voxels: Annotated[int, typer.Option(min=1)] = 3092,
+                  stimuli: Annotated[str, typer.Option(help="digits or patterns")] = "digits", seed: Seed = 0, be_quiet: Quiet = False):
     """Write a simulated subject in the published layout.
 
     \b
@@ -394,7 +400,7 @@ def data_simulate(out: Annotated[Path, typer.Option("--out", metavar="FILE", hel
     from digit69.data import write_split
     from digit69.sources import simulate
     if out.suffix not in (".mat", ".npz"): raise DataError(f"{out} must end in .mat or .npz")
-    split = simulate(n_train=train, n_test=test, n_voxels=voxels, seed=seed)
+    split = simulate(n_train=train, n_test=test, n_voxels=voxels, seed=seed, stimuli=stimuli)
     write_split(split, out)
     _facts(train=_learnt_from(split.train), test=_learnt_from(split.test), size=f"{out.stat().st_size / 2**20:.1f} MiB", saved_in=out)
 

@@ -285,7 +285,8 @@ class EmbeddingStage(Embedder):
         generator: torch.Generator,
         real: float = .2,   # share of measured rows, by their cross-fitted embeddings; the rest is simulated
         without=(),         # rows of train whose stimuli must not occur, measured or simulated
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # embeddings (n,512), images (n,28,28)
+        names: bool = False,# a third answer: the stimulus (its first row in train) behind each pair
+    ) -> tuple:             # embeddings (n,512), images (n,28,28)
         "A batch of pairs for a model that learns from embeddings to images."
         held = self.stimuli_[np.asarray(without, int)]
         rows, bank = (torch.as_tensor(np.nonzero(~np.isin(s, held))[0]) for s in (self.stimuli_, self.bank_stimuli_))
@@ -293,7 +294,8 @@ class EmbeddingStage(Embedder):
         pick = lambda a, k: a[torch.randint(len(a), (k,), generator=generator)]
         r, i = pick(rows, round(real * n)), pick(bank, n - round(real * n))
         simulated = self.encoder_.encode(self._simulator(i, self.settings.noise, generator))
-        return torch.cat([simulated, torch.as_tensor(self.cross_fitted_)[r]]), torch.cat([self._bank[i], _tensor(self.images_[r.numpy()])])
+        pairs = torch.cat([simulated, torch.as_tensor(self.cross_fitted_)[r]]), torch.cat([self._bank[i], _tensor(self.images_[r.numpy()])])
+        return (*pairs, torch.as_tensor(np.r_[self.bank_stimuli_[i], self.stimuli_[r]])) if names else pairs
 
 # %% ../nbs/32_embeddings.ipynb #8b283215
 _fitted: OrderedDict = OrderedDict()

@@ -130,8 +130,9 @@ def test_the_published_miyawaki_split_is_refused_unless_asked_for(digit69, miyaw
     assert done.returncode == 2 and "12 of 12 test stimuli" in done.stderr and not (tmp_path / "m").exists()
     done = digit69("data", "audit", miyawaki_file, "--strict", "--out", tmp_path / "audit")
     assert done.returncode == 2 and "12 of 12" in done.stdout and (tmp_path / "audit" / "audit.json").is_file()
-    done = digit69("crossval", "--data", miyawaki_file, "--models", "ridge", "--protocol", "leave-stimulus-out", "--folds", 20, "--out", tmp_path / "cv")
+    done = digit69("crossval", "--data", miyawaki_file, "--models", "ridge", "--out", tmp_path / "cv")     # where stimuli repeat, whole stimuli are left out without being asked
     assert done.returncode == 0, done.stderr
+    assert metrics(tmp_path / "cv")["data"]["protocol"] == "leave-stimulus-out, 20 folds over 20 stimuli"
     assert metrics(tmp_path / "cv")["models"]["ridge"]["pcc"]["mean"] > .8
 
 

@@ -116,10 +116,10 @@ def combine(predicted: np.ndarray, basis: np.ndarray, images: np.ndarray) -> np.
 
 @register("fixed_bases")
 class FixedBases(Reconstructor):
-    """Local decoders at four scales, combined (Miyawaki et al. 2008). After `fit`: `left_out_` (N,28,28) reconstructions of train rows by decoders that saw neither the row nor its stimulus."""
+    """Local decoders at four scales, combined (Miyawaki et al. 2008). `blocks(fmri)` (N,size,size) is what the smallest, the 1x1 decoders say; after `fit`, `left_out_` is that for train rows, by decoders that saw neither the row nor its stimulus."""
     rung = 3
 
-    def __init__(self, alphas: tuple = (30., 300., 3000., 30000.), folds: int = 5, seed: int = 0): self.alphas, self.folds, self.seed = alphas, folds, seed
+    def __init__(self, alphas: tuple = (10., 100., 1000., 10000.), folds: int = 5, seed: int = 0): self.alphas, self.folds, self.seed = alphas, folds, seed
 
     def _fit(self, train: BrainDataset):
         size = BLOCKS if block_patterns(train.images) is not None else SIDE // 2
@@ -128,7 +128,7 @@ class FixedBases(Reconstructor):
         contrast = pixels @ basis.T / basis.sum(1)
         predicted, self.alpha_ = self._left_out(train, contrast)
         self.basis_ = (basis * combine(predicted, basis, pixels)[:, None]).astype(np.float32)
-        self.left_out_ = np.clip(predicted @ self.basis_, 0, 1).astype(np.float32).reshape(-1, SIDE, SIDE)
+        self.size_, self.left_out_ = size, predicted[:, :size**2].astype(np.float32).reshape(-1, size, size)
         scaler = StandardScaler().fit(train.fmri)
         fitted = _Ridge(self.alpha_).fit(scaler.transform(train.fmri), contrast)
         self.weights_, self.offset_ = _unscaled(fitted.coef_, fitted.intercept_, scaler)
@@ -141,6 +141,10 @@ class FixedBases(Reconstructor):
             for a in self.alphas: found[a][out] = _Ridge(a).fit(scaler.transform(train.fmri[rows]), contrast[rows]).predict(scaler.transform(train.fmri[out]))
         best = min(found, key=lambda a: ((found[a] - contrast)**2).sum())
         return found[best], float(best)
+
+    def blocks(self, fmri) -> np.ndarray:
+        n = self.size_**2
+        return (self._checked(fmri) @ self.weights_[:n].T + self.offset_[:n]).reshape(-1, self.size_, self.size_)
 
     def _reconstruct(self, fmri): return ((fmri @ self.weights_.T + self.offset_) @ self.basis_).reshape(-1, SIDE, SIDE)
 
