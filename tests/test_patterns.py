@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from digit69.data import leave_stimulus_out, read_split, stimulus_ids, to_arrays
+from digit69.data import leave_stimulus_out, read_split, stimulus_ids
 from digit69.evaluation import cross_validate, load_run
 from digit69.metrics import binary_metrics, pcc
 from digit69.models.base import available, load_model, make
