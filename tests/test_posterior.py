@@ -12,7 +12,7 @@ from digit69.models.base import Reconstructor, make
 from digit69.models.posterior import candidates, choose
 from digit69.sources import morph, simulate
 
-LIGHT = dict(n_candidates=3000, exponents=(.15,), strengths=(1.,), voxels=(100, 200), draws=16, steps=10)
+LIGHT = dict(n_candidates=3000, exponents=(.15,), strengths=(1.,), voxels=(100, 200), draws=16, steps=10, network_steps=60, width=128)
 
 
 @pytest.fixture(scope="module")
