@@ -183,6 +183,7 @@ def main(out):
     for k, (path, title, notebook, module) in enumerate(read_books):
         url = books[k][0]
         body = formulas(re.sub(r'<div class="[^"]*highlight[^"]*">\s*<pre>(<span></span>)?\s*</pre>\s*</div>', "", exporter.from_notebook_node(notebook)[0]))     # (a hidden input leaves no empty box)
+        body = body.replace('alt="No description has been provided for this image"', 'alt="what the code above draws"')
         more = f'<p><a href="api/{module}.html">Reference of digit69.{module}</a></p>' if module else ""
         turn = '<div class="turn">' + (f'<a rel="prev" href="{books[k - 1][0]}">← {html.escape(books[k - 1][1])}</a>' if k else "<span></span>") + (f'<a rel="next" href="{books[k + 1][0]}">{html.escape(books[k + 1][1])} →</a>' if k + 1 < len(books) else "") + "</div>"
         (out / url).write_text(page(f"{title} - digit69", body + more + turn, navigation(books, modules, url, ""), ""), encoding="utf-8")
