@@ -29,7 +29,7 @@ CSS = """
 nav {position: sticky; top: 0; height: 100vh; overflow-y: auto; padding: 1.2rem 0; font-size: .88rem; line-height: 1.45;} nav ul {list-style: none; margin: .1rem 0 .6rem; padding: 0;} nav a {text-decoration: none; display: block; padding: .08rem 0;}
 nav a[aria-current] {font-weight: 650; color: var(--text);} nav .floor {color: var(--soft); font-size: .75rem; margin: .5rem 0 0;} nav summary {cursor: pointer;} .brand {font-weight: 700; font-size: 1.1rem;}
 input[type=search] {width: 100%; font: inherit; padding: .35rem .5rem; border: 1px solid var(--line); border-radius: 4px; background: var(--back); color: var(--text); margin: .5rem 0;}
-#found {list-style: none; padding: 0; margin: 0;} #found li {border-bottom: 1px solid var(--line); padding: .25rem 0;} #found small {color: var(--soft); display: block; overflow-wrap: anywhere;}
+#found {list-style: none; padding: 0; margin: 0; overflow-wrap: anywhere;} #found li {border-bottom: 1px solid var(--line); padding: .25rem 0;} #found small {color: var(--soft); display: block; overflow-wrap: anywhere;}
 main {padding: 1.2rem 0 4rem; min-width: 0;} h1, h2, h3, main p {overflow-wrap: anywhere;} .api pre {overflow-wrap: anywhere;} h1 {line-height: 1.2; margin: .6rem 0;} h2 {margin: 2.2rem 0 .5rem; line-height: 1.25;} h3 {margin: 1.6rem 0 .4rem;} .anchor-link {visibility: hidden; text-decoration: none; padding-left: .3rem;} :is(h1,h2,h3):hover .anchor-link {visibility: visible;}
 blockquote {margin: .5rem 0 1rem; padding-left: .9rem; border-left: 3px solid var(--line); color: var(--soft);} pre, code {font: .84rem/1.5 ui-monospace, "DejaVu Sans Mono", monospace;} code {overflow-wrap: anywhere;} pre code {overflow-wrap: normal;}
 .highlight, .api pre {background: var(--code); border-radius: 5px; padding: .1rem .8rem; overflow-x: auto;} .output, .output_wrapper {overflow-x: auto; font-size: .88rem;} .prompt, .input_prompt, .output_prompt {display: none;} img {max-width: 100%; height: auto;}
@@ -47,7 +47,7 @@ box.addEventListener('input', () => {
   const score = e => words.every(w => (e.t + ' ' + e.x).toLowerCase().includes(w)) ? words.reduce((s, w) => s + (e.t.toLowerCase().includes(w) ? 10 : 0) + Math.min(5, e.x.toLowerCase().split(w).length - 1), 0) : 0;
   const hits = INDEX.map(e => [score(e), e]).filter(h => h[0]).sort((a, b) => b[0] - a[0]).slice(0, 15);
   for (const [, e] of hits) {
-    const at = Math.max(0, e.x.toLowerCase().indexOf(words[0]) - 40), item = document.createElement('li'), link = document.createElement('a'), text = document.createElement('small');
+    const found = Math.max(0, e.x.toLowerCase().indexOf(words[0]) - 40), at = found ? e.x.indexOf(' ', found) + 1 : 0, item = document.createElement('li'), link = document.createElement('a'), text = document.createElement('small');
     link.href = BASE + e.u; link.textContent = e.t; text.textContent = e.x.slice(at, at + 130); item.append(link, text); list.append(item);
   }
   if (!hits.length) list.innerHTML = '<li>nothing found</li>';
@@ -115,7 +115,7 @@ def described(name, thing, notebook):
     "A function or class as HTML: signature, docstring, picture, parameters with their comments, methods."
     try: signature = str(inspect.signature(thing))
     except (TypeError, ValueError): signature = ""
-    signature = re.sub(r" at 0x[0-9a-f]+|<function (\w+)[^>]*>", r"\1", re.sub(r"digit69\.[\w.]+\.|numpy\.|pathlib\._local\.|pathlib\.", "", signature)).replace("<factory>", "...")
+    signature = re.sub(r" at 0x[0-9a-f]+|<function (\w+)[^>]*>", r"\1", re.sub(r"digit69\.[\w.]+\.|numpy\.|matplotlib\.figure\.|pathlib\._local\.|pathlib\.", "", signature)).replace("<factory>", "...")
     kind = "class" if inspect.isclass(thing) else "def"
     out = [f'<h3 id="{name}">{html.escape(name)}</h3><pre>{kind} {html.escape(name + signature)}</pre>', markdown2html_mistune(inspect.cleandoc(thing.__doc__ or "")), picture_of(name, notebook) if draws(thing) else ""]
     try: comments = {k: v for k, v in docments(thing).items() if v}
@@ -182,7 +182,8 @@ def main(out):
     exporter, index, wrong = HTMLExporter(template_name="basic"), [], []
     for k, (path, title, notebook, module) in enumerate(read_books):
         url = books[k][0]
-        body = formulas(exporter.from_notebook_node(notebook)[0])
+        body = formulas(re.sub(r'<div class="[^"]*highlight[^"]*">\s*<pre>(<span></span>)?\s*</pre>\s*</div>', "", exporter.from_notebook_node(notebook)[0]))     # (a hidden input leaves no empty box)
+        body = body.replace('alt="No description has been provided for this image"', 'alt="what the code above draws"')
         more = f'<p><a href="api/{module}.html">Reference of digit69.{module}</a></p>' if module else ""
         turn = '<div class="turn">' + (f'<a rel="prev" href="{books[k - 1][0]}">← {html.escape(books[k - 1][1])}</a>' if k else "<span></span>") + (f'<a rel="next" href="{books[k + 1][0]}">{html.escape(books[k + 1][1])} →</a>' if k + 1 < len(books) else "") + "</div>"
         (out / url).write_text(page(f"{title} - digit69", body + more + turn, navigation(books, modules, url, ""), ""), encoding="utf-8")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-WAIT = 90
+WAIT = 180
 
 
 def install():
@@ -77,7 +77,7 @@ def press(driver, label, keys):
     assert driver.execute_script("return document.activeElement === arguments[0]", handle), f"'{label}' cannot be reached by keyboard"
     for key in keys:
         handle.send_keys(key)
-        try: first = until("a new picture", lambda: driver.execute_script("return d69.ms"), 2)
+        try: first = until("a new picture", lambda: driver.execute_script("return d69.ms"), 5)
         except AssertionError: continue      # some keys change nothing: a seed that draws the same, the end of a slider
         until("the end of the search", lambda: not driver.execute_script(f"return {UNFINISHED}"))
         times.append((first, driver.execute_script("return d69.last")))
