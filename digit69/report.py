@@ -274,10 +274,10 @@ def page_of(run: Run) -> str:
 
 def finish(out: Path, facts: dict) -> Run:
     "Figures, model card, manifest and the HTML report of a scored run folder."
-    run, before = load_run(out), read_json(out/"manifest.json")
+    write_json(out/"manifest.json", {**read_json(out/"manifest.json"), **(manifest(**facts) if facts else {}), "status": "reporting"})     # card and page read it
+    run = load_run(out)
     for name, figure in {**run_figures(run), **rigour_figures(out)}.items(): save(figure, out/"figures"/name)
     write_text(out/"MODEL_CARD.md", model_card(run))
-    write_json(out/"manifest.json", {**before, **(manifest(**facts) if facts else {}), "status": "reporting"})     # the page reads it
     run_notebook(page_of(run), out/"reports", run=out.resolve())
     write_json(out/"manifest.json", {**read_json(out/"manifest.json"), "status": "done"})
     return load_run(out)
