@@ -105,7 +105,7 @@ def permutation_null(
             if not np.isfinite(truth): continue
             lo, hi = np.quantile(null, [.025, .975])
             scores[metric] = {"observed": truth, "null_mean": null.mean(), "null_lo": lo, "null_hi": hi, "p": p_value(truth, null, metric), "null": null}
-        result[m] = {"permutations": counts[m], "settings": CHEAP.get(m, {}), "rows": f"{'all' if only[m] == folds else f'the first {only[m]} of {folds}'} folds of {protocol}", "scores": scores}
+        result[m] = {"permutations": counts[m], "settings": CHEAP.get(m, {}), "rows": f"{f'all {folds}' if only[m] == folds else f'the first {only[m]} of {folds}'} folds of {protocol}", "scores": scores}
     return read_json(write_json(out/"null.json", {"schema_version": 1, "seed": seed, "folds": folds, "protocol": protocol, "models": result}))
 
 # %% ../nbs/53_rigour.ipynb #03cd1605

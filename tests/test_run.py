@@ -62,7 +62,7 @@ def test_crossval_writes_the_promised_folder_and_its_report_can_be_built_again(s
               *(f"figures/{n}.png" for n in ("comprehensive_model_comparison", "metrics_comparison", "best_worst_reconstructions", "quality_and_speed", "image_components", "carriers", "components", "data_quality_analysis"))):
         assert (out / f).is_file(), f
     page, card = (out / "reports" / "crossval.html").read_text(), (out / "MODEL_CARD.md").read_text()
-    for said in ("not estimable: no repeats", "The data hold no voxel coordinates", "memory index", "within class", "dimensions (targets)", "its own ceiling", "dealt out anew", "encoding R2", "50 rows, stratified 3-fold x 1", "50 rows, stratified 3-fold x 2"):
+    for said in ("not estimable: no repeats", "The data hold no voxel coordinates", "memory index", "within class", "dimensions (targets)", "its own ceiling", "dealt out anew", "encoding R2", "50 rows, 3-fold x 1", "50 rows, 3-fold x 2"):
         assert said in page.replace("\u00a0", " "), said
     front = yaml.safe_load(card.split("---")[1])
     assert front["library_name"] == "digit69" and front["model-index"][0]["name"] == "ridge"
@@ -76,7 +76,7 @@ def test_crossval_writes_the_promised_folder_and_its_report_can_be_built_again(s
     shutil.copytree(out, tmp_path / "again")
     assert main(["report", str(out), str(tmp_path / "again"), "--out", str(tmp_path / "both"), "--quiet"]) == 0
     page = (tmp_path / "both" / "compare.html").read_text()
-    assert "Published results" in page and "published split: 90 training rows, 10 test images" in page and "50 rows, stratified 3-fold x 1" in page.replace("\u00a0", " ")
+    assert "Published results" in page and "after training on the other 90" in page and "50 rows, 3-fold x 1" in page.replace("\u00a0", " ")
 
 
 def test_a_killed_run_goes_on_where_it_was(small, tmp_path):
