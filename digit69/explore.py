@@ -209,14 +209,7 @@ def voxel_evidence(
     mean: np.ndarray,       # (V,) of the training rows
 ):                          # (V,) log-odds for the first class against the second, and the two classes; None where the model has no such reading
     "How much each voxel says for the likelier of two classes."
-    if hasattr(model, "voxel_evidence"): return model.voxel_evidence(np.asarray(fmri, np.float32), mean)      # a model that knows better
-    if not hasattr(model, "read_") or len(classes := np.unique(model.classes_)) < 2: return None
-    top, heavy = (a[0] for a in model._weights(np.float32(fmri)[None]))
-    mass = {c: heavy[model.classes_[top] == c].sum() for c in classes}
-    first, second = sorted(classes, key=lambda c: -mass[c])[:2]
-    prior = {c: model.latents_[model.classes_ == c].mean(0) for c in (first, second)}
-    centre = lambda c: heavy[of := model.classes_[top] == c] @ model.latents_[top[of]] / mass[c] if mass[c] > 1e-6 else prior[c]
-    return (fmri - mean) * (model.read_ @ (centre(first) - centre(second))) / model.temperature_, int(first), int(second)
+    return model.voxel_evidence(np.asarray(fmri, np.float32), mean) if hasattr(model, "voxel_evidence") else None
 
 # %% ../nbs/62_explore.ipynb #77399293
 KNOBS = {"temperature": ("temperature_",), "estimate": ("estimate",), "steps": ("sampler_steps",), "guidance": ("guidance",), "scheduler": ("scheduler",), "seed": ("seed",)}

@@ -256,6 +256,17 @@ class Weighed(Reconstructor):
         top, heavy = self._weights(self._checked(fmri))
         return {int(c): (heavy * (self.classes_[top] == c)).sum(1) for c in np.unique(self.classes_)}
 
+    def voxel_evidence(self, fmri, mean) -> tuple[np.ndarray, int, int] | None:
+        "How much each voxel of a row (V,) says, against the row `mean` (V,), for the likelier of two classes: log-odds (V,) at the row's temperature, and the two classes; None with fewer than two."
+        if len(classes := np.unique(self.classes_)) < 2: return None
+        row = self._checked(fmri[None])
+        top, heavy = (a[0] for a in self._weights(row))
+        mass = {c: heavy[self.classes_[top] == c].sum() for c in classes}
+        first, second = sorted(classes, key=lambda c: -mass[c])[:2]
+        centre = lambda c: heavy[of := self.classes_[top] == c] @ self.latents_[top[of]] / mass[c] if mass[c] > 1e-6 else self.latents_[self.classes_ == c].mean(0)
+        warmth = self.temperature_ * self.given.noise(self.given.hear(row)[1], heavy[None] @ self.latents_[top])[0, 0]
+        return (row[0] - mean) * (self.read_ @ (centre(first) - centre(second))) / warmth, int(first), int(second)
+
 # %% ../../nbs/47_models.posterior.ipynb #39eb7fbb
 PARTS = ("read", "offset", "axes", "centre", "precision", "watched", "level", "expected")   # arrays of a `Likelihood`
 
@@ -266,13 +277,13 @@ class PosteriorReconstructor(Weighed):
     `reconstruct` gives the estimate named `estimate` (one of ESTIMATES); `sample` draws; `uncertainty`, `intervals` and `class_probabilities` say how sure it is.
     After `fit`: `choice_` (exponent, strength, temperature), `inner_pcc_`; `candidates_` (M,784) uint8, their `latents_` and `classes_`; the arrays of a `Likelihood`: `read_`, `offset_`, `axes_` ..."""
     rung, generative = 20, True
-    presets = {"smoke": {"n_candidates": 600, "exponents": (.15,), "strengths": (1.,), "voxels": (100,), "draws": 8, "steps": 3, "network_steps": 5, "width": 64},
+    presets = {"smoke": {"n_candidates": 600, "exponents": (.15,), "strengths": (1.,), "voxels": (100,), "draws": 8, "steps": 3, "network_steps": 5, "width": 64, "folds": 2},
                "full": {"n_candidates": 200_000, "exponents": (1., .5, .3, .15), "draws": 200, "steps": 100, "network_steps": 3000}}
 
     def __init__(self, seed: int = 0, n_candidates: int = 60_000, strengths: tuple = (.7, 1., 1.4), between: float = .33, exponents: tuple = (1., .15), voxels: tuple = (500, 800, 1200, 1500), components: int = 2,
-                 estimate: str = "balanced", draws: int = 64, steps: int = 30, kept: int = 4096, network_steps: int = 700, width: int = 1024):
+                 estimate: str = "balanced", draws: int = 64, steps: int = 30, kept: int = 4096, network_steps: int = 700, width: int = 1024, folds: int = 8):
         self.seed, self.n_candidates, self.strengths, self.between, self.exponents, self.voxels, self.components = seed, n_candidates, strengths, between, exponents, voxels, components
-        self.estimate, self.draws, self.steps, self.kept, self.network_steps, self.width = estimate, draws, steps, kept, network_steps, width
+        self.estimate, self.draws, self.steps, self.kept, self.network_steps, self.width, self.folds = estimate, draws, steps, kept, network_steps, width, folds
 
     def _fit(self, train: BrainDataset):
         if self.estimate not in ESTIMATES: raise ModelError(f"there is no estimate '{self.estimate}': choose from {', '.join(ESTIMATES)}")
@@ -292,7 +303,7 @@ class PosteriorReconstructor(Weighed):
         part = train.rows(np.sort(rng(self.seed, "selection").choice(train.n, min(train.n, 1000), replace=False)))
         if len(np.unique(stimulus_ids(part.images))) < 8: return sorted(self.strengths)[len(self.strengths) // 2], 7.5, None
         priors = {s: candidates(part, min(self.n_candidates, 8000), s, self.between, derive_seed(self.seed, "choose")) for s in self.strengths}
-        score = choose(part, priors, settings, counts, self.components, seed=self.seed)
+        score = choose(part, priors, settings, counts, self.components, self.folds, self.seed)
         return *(found := max(score, key=score.get)), score[found]
 
     def _given(self, given: Likelihood):
