@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import nn
 from torch.nn import functional as F
 
 from .core import DataError, ModelError, derive_seed
-from .data import BrainDataset, stimulus_ids
+from .data import SIDE, BrainDataset, stimulus_ids
 from .encoding import Encoding, EncodingModel, Simulator
 from .metrics import bootstrap_interval
 from .plots import PALETTE, digit_rows, house_style, matrix, scatter_map
@@ -113,7 +114,7 @@ def neighbour_figure(
     n = min(len(shown), 10)
     for j in range(found.shape[1] if own is not None else 0):
         for i in np.nonzero(found[:n, j] == np.asarray(own)[:n])[0]:
-            fig.axes[(j + 1) * n + i].spines[:].set(visible=True, color=PALETTE[1], lw=2)
+            fig.axes[j + 1].add_patch(Rectangle((i * (SIDE + 1) - .5, -.5), SIDE, SIDE, fill=False, color=PALETTE[1], lw=2))
     return fig
 
 # %% ../nbs/32_embeddings.ipynb #0114493e

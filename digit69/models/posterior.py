@@ -20,7 +20,8 @@ from ..encoding import Encoding, EncodingModel, NoisePool, contrast_map
 from ..metrics import pcc
 from .base import Reconstructor, register
 from ..sources import prior_images
-from ..training import Training, box_mean, image_loss, train
+from ..training import Training, box_mean, image_loss
+from ..training import train as teach
 
 # %% ../../nbs/47_models.posterior.ipynb #d192bde8
 def candidates(
@@ -188,7 +189,7 @@ def amortise(
         i = torch.randint(len(f), (n,), generator=g)
         return (1 + gain * torch.randn(n, 1, generator=g)) * sharp * f[i] + noise * torch.randn(n, f.shape[1], generator=g), shown[i].view(-1, SIDE, SIDE) / 255
     def loss(net, batch, _): return image_loss(net(batch[0]), batch[1], ssim_weight)
-    train(net, draw, loss, Training(steps=steps, batch=64, lr=2e-3), derive_seed(seed, "amortise"), what="amortised posterior")
+    teach(net, draw, loss, Training(steps=steps, batch=64, lr=2e-3), derive_seed(seed, "amortise"), what="amortised posterior")
     return net
 
 # %% ../../nbs/47_models.posterior.ipynb #a61cad16
