@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from digit69.data import leave_stimulus_out, read_split, stimulus_ids, to_arrays
+from digit69.data import leave_stimulus_out, read_split, stimulus_ids
 from digit69.evaluation import cross_validate, load_run
 from digit69.metrics import binary_metrics, pcc
 from digit69.models.base import available, load_model, make
@@ -52,7 +52,6 @@ def test_random_figures_know_no_letters():
 @pytest.mark.parametrize("name", available())
 def test_every_model_learns_patterns_unchanged(name, patterns, tmp_path):
     if name == "class_mean": pytest.skip("needs classes, which patterns do not have")
-    if name == "diffusion": pytest.skip("minutes at any size: see test_models_all")
     model = make(name, "smoke").fit(patterns.train)
     images = model.reconstruct(patterns.test.fmri)
     assert images.shape == (8, 28, 28) and np.isfinite(images).all()
