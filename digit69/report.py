@@ -296,7 +296,7 @@ def embedding_files(split: Split, out: Path, models: list[str], preset: str, see
     stages = {m.stage for m in (make(n, preset, seed) for n in models) if isinstance(m, EmbeddingReconstructor)}
     for stage in stages:
         converter = Digit69EmbeddingConverter()
-        data = converter.convert(split, out/"embeddings", preset=stage, seed=seed)
+        data = converter.convert(split, out/"embeddings", preset=stage, seed=seed, name="miyawaki4" if "miyawaki" in split.name else "digit69")
         save(converter.plot_alignment(data), out/"figures"/"embedding_alignment.png")
 
 def audit_to(split: Split, out: Path, seed: int = 0):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['KNOWN', 'VARIATION', 'BLOCKS', 'SIMULATED', 'BLOCK', 'CHUNK', 'SPECS', 'Known', 'known', 'describe', 'cache_folder',
-           'fetch', 'find', 'Variation', 'render_blocks', 'block_patterns', 'random_figures', 'vary_blocks', 'augment',
-           'Simulated', 'handwriting', 'simulated_stimuli', 'simulated_patterns', 'signed_distance', 'morph',
-           'prior_images', 'Subject', 'subject', 'contrast', 'receptive_fields', 'smooth_waves', 'respond', 'simulate',
-           'resolve', 'load_prior_digits', 'best_correlation', 'Purged', 'purge']
+           'fetch', 'find', 'Variation', 'render_blocks', 'read_blocks', 'block_patterns', 'random_figures',
+           'vary_blocks', 'augment', 'Simulated', 'handwriting', 'simulated_stimuli', 'simulated_patterns',
+           'signed_distance', 'morph', 'prior_images', 'Subject', 'subject', 'contrast', 'receptive_fields',
+           'smooth_waves', 'respond', 'simulate', 'resolve', 'load_prior_digits', 'best_correlation', 'Purged', 'purge']
 
 # %% ../nbs/11_sources.ipynb #b8db9587
 import os
@@ -193,15 +193,22 @@ def render_blocks(
     up = resize(np.eye(np.shape(blocks)[-1]), (SIDE, np.shape(blocks)[-1]), order=1)
     return np.clip(up @ np.asarray(blocks, float) @ up.T, 0, 1).astype(np.float32)
 
+def read_blocks(
+    images: np.ndarray,  # (N,28,28)
+    size: int = BLOCKS,
+) -> np.ndarray:         # (N,size,size), about in [0,1]
+    "The way back: the blocks from which interpolation comes closest to each image. For size 28 the image itself."
+    from skimage.transform import resize
+    down = np.linalg.pinv(resize(np.eye(size), (SIDE, size), order=1))
+    return down @ np.asarray(images, float) @ down.T
+
 def block_patterns(
     images: np.ndarray,       # (N,28,28) in [0,1]
     size: int = BLOCKS,
     tolerance: float = .02,
 ) -> np.ndarray | None:       # (N,size,size) bool, or None when some image is no rendering of on/off blocks
     "The blocks behind images. That they give the images back exactly is also how such stimuli are told from handwriting."
-    from skimage.transform import resize
-    down = np.linalg.pinv(resize(np.eye(size), (SIDE, size), order=1))
-    read = lambda part: down @ np.asarray(part, float) @ down.T > .5
+    read = lambda part: read_blocks(part, size) > .5
     exact = lambda part: len(part) > 0 and np.abs(render_blocks(read(part)) - part).max() <= tolerance
     return read(images) if exact(images[:8]) and exact(images) else None     # handwriting is told from the first few
 

@@ -52,7 +52,6 @@ def test_random_figures_know_no_letters():
 @pytest.mark.parametrize("name", available())
 def test_every_model_learns_patterns_unchanged(name, patterns, tmp_path):
     if name == "class_mean": pytest.skip("needs classes, which patterns do not have")
-    if name == "diffusion": pytest.skip("minutes at any size: see test_models_all")
     model = make(name, "smoke").fit(patterns.train)
     images = model.reconstruct(patterns.test.fmri)
     assert images.shape == (8, 28, 28) and np.isfinite(images).all()

@@ -16,7 +16,7 @@ from ..data import SIDE, BrainDataset
 from ..embeddings import first_rows, inner_folds
 from ..metrics import pcc
 from .base import Reconstructor, register
-from ..sources import BLOCKS, block_patterns, render_blocks
+from ..sources import BLOCKS, block_patterns, read_blocks, render_blocks
 
 # %% ../../nbs/41_models.linear.ipynb #651af64b
 @register("mean")
@@ -125,7 +125,7 @@ class FixedBases(Reconstructor):
         size = BLOCKS if block_patterns(train.images) is not None else SIDE // 2
         shapes = patches(size)
         basis, pixels = render_blocks(shapes).reshape(len(shapes), -1), train.images.reshape(train.n, -1)
-        contrast = pixels @ basis.T / basis.sum(1)
+        contrast = (read_blocks(train.images, size).reshape(train.n, -1) @ shapes.reshape(len(shapes), -1).T / shapes.sum((1, 2))).astype(np.float32)
         predicted, self.alpha_ = self._left_out(train, contrast)
         self.basis_ = (basis * combine(predicted, basis, pixels)[:, None]).astype(np.float32)
         self.size_, self.left_out_ = size, predicted[:, :size**2].astype(np.float32).reshape(-1, size, size)
