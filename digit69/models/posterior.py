@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEMPERATURES', 'ESTIMATES', 'PARTS', 'candidates', 'whitened', 'Likelihood', 'likelihood', 'weigh', 'best_exponent',
-           'choose', 'expected_best', 'Amortised', 'amortise', 'Weighed', 'PosteriorReconstructor']
+           'inner_likelihoods', 'choose', 'expected_best', 'Amortised', 'amortise', 'Weighed', 'PosteriorReconstructor']
 
 # %% ../../nbs/47_models.posterior.ipynb #3f89d97c
 from dataclasses import dataclass, replace
@@ -99,7 +99,7 @@ def likelihood(
         float(np.median((left[:, some]**2 / own**2).mean(1))), model.settings)
 
 # %% ../../nbs/47_models.posterior.ipynb #f58d7fd6
-TEMPERATURES = (1., 2., 3., 4.5, 6., 7.5, 9., 11., 13., 16., 20.)
+TEMPERATURES = (1., 2., 3., 4.5, 6., 7.5, 9., 12., 16.)
 
 def _softmax(log):
     log = log - log.max(1, keepdims=True)
@@ -122,23 +122,32 @@ def best_exponent(train: BrainDataset, exponents: tuple, most: int = 300, seed: 
     r2 = {p: np.sort(EncodingModel(replace(Encoding(), exponent=p), seed).fit(train, screened=True).r2_)[-most:].mean() for p in exponents} if len(exponents) > 1 else {exponents[0]: 0.}
     return max(r2, key=r2.get)
 
+def inner_likelihoods(
+    train: BrainDataset,
+    settings: Encoding, counts: tuple,         # of the encoding model; of voxels
+    components: int = 2, folds: int = 8, seed: int = 0, most: int = 1000,
+) -> list:                                     # [(rows left out, likelihood learnt from the others)]
+    "Inner folds over stimuli, of at most `most` rows."
+    some = np.sort(rng(seed, "selection").choice(train.n, min(train.n, most), replace=False))
+    part = train.rows(some)
+    fit = lambda rows: likelihood(EncodingModel(settings, seed).fit(part.rows(rows), screened=True), part.rows(rows), counts, components)
+    return [(some[out], fit(rows)) for rows, out in inner_folds(first_rows(part.images), part.labels, folds, seed)]
+
 def choose(
     train: BrainDataset,
-    priors: dict,                              # strength -> candidates (M,784) and the rows of train (M,3) they were made from
-    settings: Encoding, counts: tuple,         # of the encoding model; of voxels
-    components: int = 2, folds: int = 8, seed: int = 0,
-) -> dict:                                     # (strength, temperature) -> mean PCC of left-out rows
-    "Inner cross-validation over stimuli of strength and temperature."
-    found = {(s, t): [] for s in priors for t in TEMPERATURES}
-    maps = {s: contrast_map(images.reshape(-1, SIDE, SIDE) / np.float32(255), settings) for s, (images, _) in priors.items()}
-    for rows, out in inner_folds(first_rows(train.images), train.labels, folds, seed):
-        part = train.rows(rows)
-        given = likelihood(EncodingModel(settings, seed).fit(part, screened=True), part, counts, components)
-        heard = given.hear(train.fmri[out])
-        for s, (images, parents) in priors.items():
-            kept = ~np.isin(parents, out).any(1)
-            latents, shown = given.turned(maps[s][kept]), images[kept].astype(np.float32) / 255
-            for t in TEMPERATURES: found[s, t].append(pcc((weigh(given, heard, latents, t) @ shown).reshape(-1, SIDE, SIDE), train.images[out]))
+    priors: dict,                 # strength -> candidates (M,784) and the rows of train (M,3) they were made from
+    inner: list,                  # `inner_likelihoods`
+    settings: Encoding,
+) -> dict:                        # (strength, temperature) -> mean PCC of left-out rows
+    "Inner cross-validation of strength and temperature; candidates made from left-out stimuli are removed."
+    found, stimuli = {(s, t): [] for s in priors for t in TEMPERATURES}, stimulus_ids(train.images)
+    for s, (images, parents) in priors.items():
+        maps = contrast_map(images.reshape(-1, SIDE, SIDE) / np.float32(255), settings)
+        for out, given in inner:
+            kept, heard = ~np.isin(stimuli[parents], stimuli[out]).any(1), given.hear(train.fmri[out])
+            latents, shown = given.turned(maps[kept]), images[kept] / np.float32(255)
+            answers = np.concatenate([weigh(given, heard, latents, t) for t in TEMPERATURES]) @ shown
+            for t, answer in zip(TEMPERATURES, answers.reshape(len(TEMPERATURES), -1, SIDE, SIDE)): found[s, t].append(pcc(answer, train.images[out]))
     return {k: float(np.concatenate(v).mean()) for k, v in found.items()}
 
 # %% ../../nbs/47_models.posterior.ipynb #d50642e4
@@ -290,22 +299,24 @@ class PosteriorReconstructor(Weighed):
         if self.estimate not in ESTIMATES: raise ModelError(f"there is no estimate '{self.estimate}': choose from {', '.join(ESTIMATES)}")
         counts = tuple(sorted({min(v, train.n_voxels) for v in self.voxels}))
         settings = replace(Encoding(), exponent=best_exponent(train, self.exponents, seed=self.seed), voxels=max(counts))
-        strength, self.temperature_, self.inner_pcc_ = self._choose(train, settings, counts)
+        strength, self.temperature_, self.inner_pcc_, parents = self._choose(train, settings, counts)
         self.choice_ = settings.exponent, strength, self.temperature_
         self._given(likelihood(EncodingModel(settings, self.seed).fit(train, screened=True), train, counts, self.components))
-        self.candidates_, parents = candidates(train, self.n_candidates, strength, self.between, self.seed)
         shown = self.candidates_.reshape(-1, SIDE, SIDE)
         self.latents_ = np.concatenate([self.given.latents(shown[i:i + 8192] / np.float32(255)) for i in range(0, len(shown), 8192)])
         self.network = amortise(self.given, self.latents_, self.candidates_, self.temperature_ / 1.5, self.network_steps, self.width, seed=self.seed) if self.network_steps else None
         self.classes_ = np.asarray(train.labels)[parents[:, 0]].astype(np.int64) if train.labels is not None else np.zeros(len(shown), np.int64)
 
     def _choose(self, train, settings, counts):
-        "Strength and temperature that inner cross-validation likes best, on at most 8,000 candidates of each strength and 1,000 rows; the middle of the ranges where there are too few stimuli for that."
-        part = train.rows(np.sort(rng(self.seed, "selection").choice(train.n, min(train.n, 1000), replace=False)))
-        if len(np.unique(stimulus_ids(part.images))) < 8: return sorted(self.strengths)[len(self.strengths) // 2], 7.5, None
-        priors = {s: candidates(part, min(self.n_candidates, 8000), s, self.between, derive_seed(self.seed, "choose")) for s in self.strengths}
-        score = choose(part, priors, settings, counts, self.components, self.folds, self.seed)
-        return *(found := max(score, key=score.get)), score[found]
+        "Makes the candidates; strength (tried with 4,000 candidates of each) and temperature are those that inner cross-validation likes best, or the middle of the ranges where there are too few stimuli for that."
+        make = lambda s, n, name: candidates(train, min(self.n_candidates, n), s, self.between, derive_seed(self.seed, name))
+        enough, strength, temperature, pcc_ = len(np.unique(stimulus_ids(train.images))) >= 8, sorted(self.strengths)[len(self.strengths) // 2], 6., None
+        inner = inner_likelihoods(train, settings, counts, self.components, self.folds, self.seed) if enough else []
+        best = lambda priors: max(choose(train, priors, inner, settings).items(), key=lambda found: found[1])
+        if enough and len(self.strengths) > 1: strength = best({s: make(s, 4000, "strength") for s in self.strengths})[0][0]
+        self.candidates_, parents = make(strength, self.n_candidates, "candidates")
+        if enough: (_, temperature), pcc_ = best({strength: (self.candidates_, parents)})
+        return strength, temperature, pcc_, parents
 
     def _given(self, given: Likelihood):
         "Keep a likelihood, and its parts as learnt arrays."
