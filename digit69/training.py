@@ -92,7 +92,7 @@ def train(
     device = pick_device(device)
     module.to(device).train()
     mean = copy.deepcopy(module) if settings.ema else module
-    optimiser = torch.optim.AdamW(module.parameters(), settings.lr, weight_decay=settings.weight_decay)
+    optimiser = torch.optim.AdamW(module.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True)
     history, best, start = History(), None, 0
     if checkpoint and Path(checkpoint).is_file(): history, best, start = _restore(checkpoint, module, mean, optimiser, settings, seed)
     with stopwatch() as seconds:

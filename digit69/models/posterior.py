@@ -187,7 +187,7 @@ def amortise(
     given: Likelihood,
     latents: np.ndarray, images: np.ndarray,  # candidates: (M,K) and (M,784) uint8
     temperature: float,                       # of the simulated evidence
-    steps: int = 700, width: int = 1024, gain: float = .2, ssim_weight: float = .1, seed: int = 0,
+    steps: int = 500, width: int = 1024, gain: float = .2, ssim_weight: float = .1, seed: int = 0,
 ) -> Amortised:
     "A network that answers simulated evidence of random candidates with the image of least expected error."
     sharp, f, shown = torch.as_tensor(given.precision), torch.as_tensor(latents), torch.as_tensor(images)
@@ -291,7 +291,7 @@ class PosteriorReconstructor(Weighed):
                "full": {"n_candidates": 200_000, "exponents": (1., .5, .3, .15), "draws": 200, "steps": 100, "network_steps": 3000}}
 
     def __init__(self, seed: int = 0, n_candidates: int = 60_000, strengths: tuple = (.7, 1., 1.4), between: float = .33, exponents: tuple = (1., .15), voxels: tuple = (500, 800, 1200, 1500), components: int = 2,
-                 estimate: str = "balanced", draws: int = 64, steps: int = 30, kept: int = 4096, network_steps: int = 700, width: int = 1024, folds: int = 8):
+                 estimate: str = "balanced", draws: int = 64, steps: int = 30, kept: int = 4096, network_steps: int = 500, width: int = 1024, folds: int = 8):
         self.seed, self.n_candidates, self.strengths, self.between, self.exponents, self.voxels, self.components = seed, n_candidates, strengths, between, exponents, voxels, components
         self.estimate, self.draws, self.steps, self.kept, self.network_steps, self.width, self.folds = estimate, draws, steps, kept, network_steps, width, folds
 
