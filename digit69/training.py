@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from .core import DataError, derive_seed, pick_device, progress, stopwatch, writing
 from .plots import PALETTE, house_style
@@ -169,6 +169,6 @@ def training_curves(histories: dict) -> Figure:
             ax.set(title=title, xlabel="step", ylabel="loss", yscale="log" if len(loss) and loss.min() > 0 else "linear")
             low, high = ax.get_ylim()
             ax.yaxis.set_major_locator(LogLocator(numticks=8) if low > 0 and high / low > 30 else MaxNLocator(5))
-            ax.yaxis.set_major_formatter("{x:g}"); ax.yaxis.set_minor_formatter(lambda *_: "")
+            ax.yaxis.set_major_formatter("{x:g}"); ax.yaxis.set_minor_formatter(NullFormatter())
             ax.legend(fontsize=7)
     return fig

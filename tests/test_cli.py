@@ -63,7 +63,7 @@ def complete(line, tmp_path):
 
 
 @pytest.mark.parametrize("line, offers", [("digit69 cr", ["crossval"]), ("digit69 data s", ["simulate"]), ("digit69 run --pre", ["--preset"]), ("digit69 run --preset q", ["quick"]),
-                                          ("digit69 train --model po", ["posterior"]), ("digit69 run --models mean,rid", ["mean,ridge"]), ("digit69 run --data sim", ["simulated"]), ("digit69 run --data ./x", [])])
+                                          ("digit69 train --model po", ["posterior"]), ("digit69 run --models mean,rid", ["mean,ridge"]), ("digit69 run --data sim", ["simulated", "simulated-patterns"]), ("digit69 run --data ./x", [])])
 def test_bash_completes(line, offers, tmp_path): assert complete(line, tmp_path) == offers
 
 
