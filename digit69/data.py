@@ -247,7 +247,7 @@ def read_split(
     "Read a data file as its author split it. Provenance: file name, sha256, row indices within each part."
     path = Path(path)
     arrays = read_arrays(path)
-    split = split_from_arrays(arrays, name or path.stem, {"file": path.name, "sha256": sha256(path), "protocol": "published split"})
+    split = split_from_arrays(arrays, name or path.stem, {"file": path.name, "sha256": sha256(path), "protocol": "the split of the file"})
     split.provenance.update(train_rows=[0, split.train.n], test_rows=[0, split.test.n], row_convention="half-open ranges within fmriTrn and fmriTest")
     return split
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LADDER', 'PROTOCOLS', 'refuse_overlap', 'with_ladder', 'fingerprint', 'latency_ms', 'further_answers', 'titled',
-           'leaks_of', 'fit_and_reconstruct', 'data_card', 'nearest_mse', 'score', 'load_reconstructions',
-           'forget_checkpoints', 'run_model', 'other_entries', 'solo', 'connect', 'spread', 'score_run', 'run_models',
-           'without_clock', 'evaluate_files', 'paired_difference', 'leave_class_out', 'make_folds', 'run_folds',
-           'differences', 'cross_validate', 'Run', 'load_run']
+           'leaks_of', 'unseen_stimuli', 'fit_and_reconstruct', 'data_card', 'nearest_mse', 'score',
+           'load_reconstructions', 'forget_checkpoints', 'run_model', 'other_entries', 'solo', 'connect', 'spread',
+           'score_run', 'run_models', 'without_clock', 'evaluate_files', 'paired_difference', 'leave_class_out',
+           'make_folds', 'run_folds', 'differences', 'cross_validate', 'Run', 'load_run']
 
 # %% ../nbs/50_evaluation.ipynb #153c8cba
 import os
@@ -21,9 +21,10 @@ import pandas as pd
 import torch
 
 from .core import DataError, ModelError, derive_seed, progress, read_json, say, set_threads, sha256, stopwatch, write_json, write_npz, write_text
-from .data import BrainDataset, Split, kfold, leave_stimulus_out, shared_stimuli, stimulus_ids
+from .data import SIDE, BrainDataset, Split, kfold, leave_stimulus_out, shared_stimuli, stimulus_ids
 from .metrics import METRICS, bootstrap_interval, check_pair, per_image, summary
 from .models.base import make
+from .sources import withhold
 
 # %% ../nbs/50_evaluation.ipynb #0d522030
 LADDER = ("mean", "class_mean", "ridge")
@@ -83,11 +84,18 @@ def leaks_of(model, split: Split) -> list[str]:
         if seen: found.append(f"{seen} of {len(cross)} training embeddings come from an encoder that learnt from these very rows: they are not cross-fitted")
     return found
 
+def unseen_stimuli(split: Split) -> np.ndarray:
+    "Test stimuli that do not occur in train, (n,28,28)."
+    if split.test.images is None: return np.zeros((0, SIDE, SIDE), np.float32)
+    known = {image.tobytes() for image in split.train.images}
+    return split.test.images[[image.tobytes() not in known for image in split.test.images]]
+
 def fit_and_reconstruct(name: str, split: Split, preset: str = "quick", seed: int = 0, workplace: Path | None = None):
-    "Fit a model on train and answer the test rows: (model, reconstructions (N,28,28), seconds of fit). A model that `leaks_of` accuses is refused. Models that train long keep checkpoints in `workplace`."
+    "Fit a model on train and answer the test rows: (model, reconstructions (N,28,28), seconds of fit). Copies of test stimuli that chance makes are kept out of what it imagines and counted (`withhold`): `model.copies_taken_out`. A model that `leaks_of` accuses is refused. Models that train long keep checkpoints in `workplace`."
     model = make(name, preset, seed)
     if hasattr(model, "workplace"): model.workplace = workplace
-    with stopwatch() as seconds: model.fit(split.train)
+    with stopwatch() as seconds, withhold(unseen_stimuli(split)) as withheld: model.fit(split.train)
+    model.copies_taken_out = withheld.copies
     if leaks := leaks_of(model, split): raise ModelError(f"{name} leaks: {'; '.join(leaks)}")
     return model, model.reconstruct(split.test.blind().fmri), seconds()
 
@@ -141,7 +149,7 @@ def run_model(name: str, split: Split, out: Path, preset: str = "quick", seed: i
         return read_json(out/"models"/name/"fit.json")
     if not resume: forget_checkpoints(out/"models"/name)
     model, recon, seconds = fit_and_reconstruct(name, split, preset, seed, out/"models"/name/"training")
-    facts = {"n_parameters": model.n_parameters, "train_seconds": seconds, "latency_ms_per_image": latency_ms(model, split.test.fmri)}
+    facts = {"n_parameters": model.n_parameters, "train_seconds": seconds, "latency_ms_per_image": latency_ms(model, split.test.fmri), "copies_taken_out": model.copies_taken_out}
     model.save(out/"models"/name)
     if hasattr(model, "history_"): write_json(out/"models"/name/"history.json", asdict(model.history_))
     forget_checkpoints(out/"models"/name)
@@ -222,6 +230,7 @@ def score_run(split: Split, answers: dict, out: str | Path, seed: int = 0, skipp
     result = {"schema_version": 1, "data": data_card(split), "models": {}, **({"skipped": skipped} if skipped else {})}
     for name, (recon, facts) in answers.items():
         result["models"][name] = {**_unknown, **{k: facts.get(k) for k in _costs}}
+        if facts.get("copies_taken_out"): result.setdefault("copies_taken_out", {})[name] = facts["copies_taken_out"]
         if len(recon) != split.test.n: raise DataError(f"{name} holds {len(recon)} reconstructions for {split.test.n} test rows of {split.name}")
         if split.test.images is None: continue
         tables[name], scores = score(recon, split.test, seed, split.train.images)
@@ -320,7 +329,7 @@ def _fold(names: list[str], cut: Split, preset: str, seed: int, files: list[Path
     for i, name in enumerate(names):
         try: model, recon, seconds = fit_and_reconstruct(name, cut, preset, seed)
         except (DataError, ModelError) as e: found[name] = str(e); continue
-        arrays = dict(reconstructions=recon, rows=cut.provenance["test_rows"], train_seconds=seconds, n_parameters=model.n_parameters, latency_ms=latency_ms(model, cut.test.fmri, 1),
+        arrays = dict(reconstructions=recon, rows=cut.provenance["test_rows"], train_seconds=seconds, n_parameters=model.n_parameters, latency_ms=latency_ms(model, cut.test.fmri, 1), copies_taken_out=model.copies_taken_out,
                       fingerprint=np.array(_mark(name, cut, preset, seed)), **further_answers(model, cut.test.fmri, seed=seed))
         if files: write_npz(files[i], **arrays)
         else: found[name] = arrays
@@ -343,7 +352,7 @@ def _answers(name: str, files: list[Path]) -> dict[str, list[dict]]:
     entries = {}
     for file in files:
         with np.load(file, allow_pickle=False) as z: loaded = {k: z[k] for k in z.files}
-        costs = {k: loaded[k] for k in ("rows", "n_parameters", "train_seconds", "latency_ms")}
+        costs = {"copies_taken_out": 0, **{k: loaded[k] for k in ("rows", "n_parameters", "train_seconds", "latency_ms", "copies_taken_out") if k in loaded}}
         for title, images in titled(name, loaded).items(): entries.setdefault(title, []).append({"reconstructions": images, **costs})
     return entries
 
@@ -395,6 +404,7 @@ def cross_validate(
     for name in names:
         for title, answers in _answers(name, files[name]).items():
             if name in once: result.setdefault("protocols", {})[title] = card["protocol"].removesuffix(f" x {repeats}") + " x 1"
+            if title == name and (copies := sum(int(a["copies_taken_out"]) for a in answers)): result.setdefault("copies_taken_out", {})[name] = copies
             tables[title], result["models"][title], recon = _collect(data, cuts, answers, seed)
             write_npz(out/"reconstructions"/f"{title}.npz", reconstructions=recon[0], repeats=recon)
     write_json(out/"differences.json", differences(tables, seed, stimulus_ids(data.images)))

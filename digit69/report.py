@@ -236,6 +236,7 @@ def reforms(run: Run) -> pd.DataFrame:
             ("Modelling", "Baselines", ", ".join(n for n in LADDER if n in run.answers) + (f"; left out: {', '.join(run.metrics['skipped'])}" if run.metrics.get("skipped") else "")),
             ("Leakage", "Separation of train and test", f"{data['protocol']}; a split whose test stimuli occur in train is refused." + (" LEAKS FOUND: " + "; ".join(found) if found else " The audit found no leak." if levels else "")),
             ("Leakage", "Duplicates and dependence", "Repeats of a stimulus leave train together, and are resampled together. Rows of one session are not independent in time; that is not corrected."),
+            ("Leakage", "Could what a model imagines hold the answer?", "Images to learn from are made from training stimuli. Copies of test stimuli that chance made among them were taken out: " + (", ".join(f"{n} {k:,}" for n, k in run.metrics["copies_taken_out"].items()) + " (over all fits)." if run.metrics.get("copies_taken_out") else "there were none.")),
             ("Leakage", "Could a feature stand for the answer?", "Inputs are voxels only; test rows are handed over without images and labels."),
             ("Metrics", "Which, and why?", "PCC, SSIM, MSE for the image; two-way identification, also within class, for whether the stimulus can be told. Conventions are stated beside the table."),
             ("Metrics", "Uncertainty", "95 % percentile bootstrap over stimuli; paired for differences. Intervals do not cover other people, nor that the folds share training rows."),

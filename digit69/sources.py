@@ -5,15 +5,18 @@
 # %% auto #0
 __all__ = ['KNOWN', 'VARIATION', 'BLOCKS', 'SIMULATED', 'BLOCK', 'CHUNK', 'SPECS', 'Known', 'known', 'describe', 'cache_folder',
            'fetch', 'find', 'Variation', 'render_blocks', 'read_blocks', 'block_patterns', 'random_figures',
-           'vary_blocks', 'augment', 'Simulated', 'handwriting', 'simulated_stimuli', 'simulated_patterns',
-           'signed_distance', 'morph', 'prior_images', 'Subject', 'subject', 'contrast', 'receptive_fields',
-           'smooth_waves', 'respond', 'simulate', 'resolve', 'load_prior_digits', 'best_correlation', 'Purged', 'purge']
+           'vary_blocks', 'Withheld', 'withhold', 'augment', 'Simulated', 'handwriting', 'simulated_stimuli',
+           'simulated_patterns', 'signed_distance', 'morph', 'prior_images', 'Subject', 'subject', 'contrast',
+           'receptive_fields', 'smooth_waves', 'respond', 'simulate', 'resolve', 'load_prior_digits',
+           'best_correlation', 'Purged', 'purge']
 
 # %% ../nbs/11_sources.ipynb #b8db9587
 import os
 import queue
 import threading
 import zipfile
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -256,18 +259,32 @@ def vary_blocks(
     out[empty] = blocks[parents[empty]]
     return out, parents
 
+# %% ../nbs/11_sources.ipynb #7767ba2f
+class Withheld:
+    "Stimuli that variations must not copy (to one 255th of a pixel), and how many copies were taken out (`copies`)."
+    def __init__(self, images): self.keys, self.copies = {row.tobytes() for row in self._rows(images)}, 0
+
+    @staticmethod
+    def _rows(images): return np.round(255 * np.asarray(images, np.float32)).astype(np.uint8).reshape(-1, SIDE * SIDE)
+
+    def take_out(self, varied, parents, images) -> None:
+        "Puts in place of each copy among `varied` (n,28,28) the image it is a variation of."
+        if not self.keys: return
+        same = np.array([row.tobytes() in self.keys for row in self._rows(varied)], bool)
+        varied[same], self.copies = np.asarray(images)[parents[same]], self.copies + int(same.sum())
+
+_withheld: ContextVar = ContextVar("withheld", default=None)
+
+@contextmanager
+def withhold(images):
+    "While inside, `augment` gives no copies of `images` (N,28,28); yields a `Withheld`, which counts them."
+    token = _withheld.set(found := Withheld(images))
+    try: yield found
+    finally: _withheld.reset(token)
+
 # %% ../nbs/11_sources.ipynb #c263d7d3
 @remembered
-def augment(
-    images: np.ndarray,      # (N,28,28) in [0,1]
-    n: int,                  # how many variations
-    strength: float = .6,    # 0 copies the images; 1 is as lively as handwriting gets
-    seed: int = 0,
-    variation: Variation = VARIATION,
-    batch: int = 1024,       # images at a time; it does not change the result
-    kind: str = "auto",      # handwriting, blocks (patterns of on/off squares), or auto: seen from the images
-) -> tuple[np.ndarray, np.ndarray]:  # variations (n,28,28) float32 in [0,1], and the row (n,) each is a variation of
-    "Affine and elastic variations of `images`, each image as often as any other (to within one); elastic fields after Simard et al. 2003. Patterns of blocks are varied as such (`vary_blocks`)."
+def _variations(images, n, strength, seed, variation, batch, kind):
     import torch
     from torch.nn.functional import affine_grid, grid_sample
     if kind not in ("auto", "handwriting", "blocks"): raise DataError(f"there is no kind of variation '{kind}': choose auto, handwriting or blocks")
@@ -288,6 +305,20 @@ def augment(
         moved = grid_sample(images[rows][:, None], grid + strength * variation.elastic * push, align_corners=False)
         out[start:start + batch] = moved[:, 0].clamp(0, 1).numpy()
     return out, parents
+
+def augment(
+    images: np.ndarray,      # (N,28,28) in [0,1]
+    n: int,                  # how many variations
+    strength: float = .6,    # 0 copies the images; 1 is as lively as handwriting gets
+    seed: int = 0,
+    variation: Variation = VARIATION,
+    batch: int = 1024,       # images at a time; it does not change the result
+    kind: str = "auto",      # handwriting, blocks (patterns of on/off squares), or auto: seen from the images
+) -> tuple[np.ndarray, np.ndarray]:  # variations (n,28,28) float32 in [0,1], and the row (n,) each is a variation of
+    "Affine and elastic variations of `images`, each image as often as any other (to within one); elastic fields after Simard et al. 2003. Patterns of blocks are varied as such (`vary_blocks`). Inside `withhold`, copies of evaluated stimuli are taken out."
+    varied, parents = _variations(images, n, strength, seed, variation, batch, kind)
+    if (withheld := _withheld.get()) is not None: withheld.take_out(varied, parents, images)
+    return varied, parents
 
 # %% ../nbs/11_sources.ipynb #01d93864
 @dataclass(frozen=True)
@@ -514,9 +545,15 @@ def simulate(
 # %% ../nbs/11_sources.ipynb #10e9fdb8
 SPECS = "auto, digit69, miyawaki, simulated, simulated-patterns, or a path to a .mat or .npz file"
 
+def _read(path: Path, name: str | None = None) -> Split:
+    "Read a file; only the files that were published, byte for byte, hold a published split."
+    split = read_split(path, name)
+    if split.provenance["sha256"] in {k.sha256 for k in KNOWN.values()}: split.provenance["protocol"] = "published split"
+    return split
+
 def _read_known(k: Known, path: Path, where: str) -> Split:
     "Read a known file; say and record where it was found and whose it is."
-    split = read_split(path, k.name)
+    split = _read(path, k.name)
     as_published = split.provenance["sha256"] == k.sha256
     remark = "" if as_published else f" (not the published file {k.file}: sha256 differs)"
     split.provenance.update(source=f"{where}: {path.name}{remark}", whose=k.whose, terms=k.terms)
@@ -525,7 +562,7 @@ def _read_known(k: Known, path: Path, where: str) -> Split:
 
 def _read_path(path: Path, where: str) -> Split:
     "Read a user's own file."
-    split = read_split(path)
+    split = _read(path)
     split.provenance["source"] = f"{where}: {path.name}"
     say(f"data: {path.name} from {where}")
     return split

@@ -1,8 +1,10 @@
 """Miyawaki's patterns and any third subject go through the same doors as the digits."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from digit69.data import leave_stimulus_out, read_split, stimulus_ids
+from digit69.data import Split, leave_stimulus_out, read_split, stimulus_ids
 from digit69.evaluation import cross_validate, load_run
 from digit69.metrics import binary_metrics, pcc
 from digit69.models.base import available, load_model, make
@@ -94,3 +96,15 @@ def test_a_third_subject_needs_no_code(digit69, tmp_path):
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "run" / "reconstructions" / "fixed_bases.npz") as z: assert z["reconstructions"].shape == (8, 28, 28)
     assert (tmp_path / "run" / "reports" / "evaluate.html").is_file()
+
+
+def test_copies_of_left_out_patterns_that_chance_makes_are_taken_out_and_counted(patterns):
+    from digit69.evaluation import fit_and_reconstruct, leaks_of
+    free = make("posterior", "smoke").fit(patterns.train)
+    asked = render_blocks(block_patterns(free.candidates_.reshape(-1, 28, 28) / np.float32(255)))              # stimuli that chance did meet
+    known = {i.tobytes() for i in patterns.train.images}
+    new = np.array([i for i in asked if i.tobytes() not in known])[:8]
+    exam = Split(patterns.train, replace(patterns.test, fmri=patterns.test.fmri[:len(new)], images=new))
+    assert "image prior holds" in leaks_of(free, exam)[0]
+    model, *_ = fit_and_reconstruct("posterior", exam, "smoke")
+    assert leaks_of(model, exam) == [] and model.copies_taken_out > 0

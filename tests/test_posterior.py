@@ -1,4 +1,5 @@
 """The posterior: honest inside, the same through the command line, on files without images and with any number of voxels."""
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from digit69.data import BrainDataset, write_split
 from digit69.encoding import Encoding
 from digit69.metrics import pcc
 from digit69.models.base import Reconstructor, make
-from digit69.models.posterior import candidates, choose, inner_likelihoods
+from digit69.models.posterior import candidates, choose, described, inner_likelihoods
 from digit69.sources import morph, simulate
 
 LIGHT = dict(n_candidates=3000, exponents=(.15,), strengths=(1.,), voxels=(100, 200), draws=16, steps=10, network_steps=60, width=128)
@@ -57,7 +58,7 @@ def test_selection_never_sees_candidates_of_held_out_stimuli(split):
     images, parents = candidates(split.train, 300, seed=0)
     inner = inner_likelihoods(split.train, Encoding(voxels=100), (100,), folds=4)
     assert sorted(np.concatenate([out for out, _ in inner])) == list(range(split.train.n))
-    honest, leaky = (choose(split.train, {1.: (images, p)}, inner, Encoding(voxels=100)) for p in (parents, np.repeat(np.arange(300)[:, None] % 9, 3, 1)))
+    honest, leaky = (choose(split.train, {1.: described(images, p, Encoding())}, inner) for p in (parents, np.repeat(np.arange(300)[:, None] % 9, 3, 1)))
     assert max(leaky.values()) > max(honest.values()) + .02                  # hardly anything barred: the answer is among the candidates
 
 
@@ -73,6 +74,14 @@ def test_saved_and_read_back(split, fitted, tmp_path):
     again = Reconstructor.load(fitted.save(tmp_path))
     assert np.array_equal(again.reconstruct(split.test.fmri), fitted.reconstruct(split.test.fmri))
     assert np.array_equal(again.sample(split.test.fmri, 4, 1), fitted.sample(split.test.fmri, 4, 1))
+
+
+def test_a_folder_of_an_earlier_version_is_refused_in_one_line(fitted, tmp_path):
+    folder = fitted.save(tmp_path)
+    card = json.loads((folder / "model.json").read_text())
+    del card["facts"]["usual_"]
+    (folder / "model.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match="train the model again"): Reconstructor.load(folder)
 
 
 def test_constant_voxels_few_rows_and_no_labels(split):

@@ -168,11 +168,11 @@ def test_shuffling_keeps_pairs_of_image_and_class_and_breaks_those_with_voxels(d
 
 def test_what_is_remembered_between_permutations_changes_nothing(data):
     "The posterior fitted after another permutation of the same images, and fitted in fresh memory, are the same."
-    from digit69.sources import augment, morph
+    from digit69.sources import _variations, morph
     a, b = (shuffled(data, np.random.default_rng(k)) for k in (1, 2))
     make("posterior", "smoke").fit(a)
     warm = make("posterior", "smoke").fit(b).reconstruct(data.fmri[:5])
-    for function in (augment, morph): function.__closure__[[type(c.cell_contents).__name__ for c in function.__closure__].index("OrderedDict")].cell_contents.clear()
+    for function in (_variations, morph): function.__closure__[[type(c.cell_contents).__name__ for c in function.__closure__].index("OrderedDict")].cell_contents.clear()
     assert np.array_equal(warm, make("posterior", "smoke").fit(b).reconstruct(data.fmri[:5]))
 
 

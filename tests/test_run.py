@@ -39,7 +39,7 @@ def test_run_writes_the_promised_folder_and_repeats_itself(digit69, small, tmp_p
     assert all((tmp_path / "a" / f).is_file() for f in FILES)
     a, b = metrics(tmp_path / "a"), metrics(tmp_path / "b")
     assert without_clock(a) == without_clock(b)
-    assert a["schema_version"] == 1 and a["data"] == {"name": "small", "sha256": sha256(small), "n_train": 40, "n_test": 10, "n_voxels": 200, "protocol": "published split"}
+    assert a["schema_version"] == 1 and a["data"] == {"name": "small", "sha256": sha256(small), "n_train": 40, "n_test": 10, "n_voxels": 200, "protocol": "the split of the file"}
     for m in a["models"].values():
         assert set(m) == {*METRICS, "n_parameters", "train_seconds", "latency_ms_per_image"}
         assert all(set(m[k]) == {"mean", "lo", "hi"} for k in METRICS)

@@ -290,3 +290,10 @@ def test_a_purge_finds_copies_among_thousands_in_seconds():
 def test_importing_is_light():
     code = "import sys, digit69.sources; print([m for m in ('torch', 'sklearn', 'scipy', 'requests', 'pooch') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_only_the_published_file_holds_a_published_split(tmp_path, monkeypatch):
+    path = write_split(simulate(20, 4, 30), tmp_path / "mine.mat")
+    assert resolve(str(path)).provenance["protocol"] == "the split of the file"
+    monkeypatch.setitem(KNOWN, "digit69", replace(KNOWN["digit69"], sha256=sha256(path)))
+    assert resolve(str(path)).provenance["protocol"] == "published split"

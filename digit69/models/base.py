@@ -159,7 +159,7 @@ def load_model(folder: str | Path) -> Reconstructor:
         try: arrays.update(load_file(folder/Path(name).name))
         except (SafetensorError, OSError) as e: raise ModelError(f"{folder/Path(name).name} is missing or damaged ({e.__class__.__name__}): train the model again") from None
     try: model._restore(arrays, card["facts"])
-    except (KeyError, RuntimeError, ValueError, TypeError) as e: raise ModelError(f"{folder} does not hold a whole {model.name} ({e.__class__.__name__}): train the model again") from None
+    except (KeyError, IndexError, AttributeError, RuntimeError, ValueError, TypeError) as e: raise ModelError(f"{folder} does not hold a whole {model.name} ({e.__class__.__name__}): train the model again") from None
     return model
 
 # %% ../../nbs/40_models.base.ipynb #282346cd

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TEMPERATURES', 'ESTIMATES', 'PARTS', 'candidates', 'whitened', 'Likelihood', 'likelihood', 'weigh', 'best_exponent',
-           'inner_likelihoods', 'choose', 'expected_best', 'Amortised', 'amortise', 'Weighed', 'PosteriorReconstructor']
+           'described', 'inner_likelihoods', 'choose', 'expected_best', 'Amortised', 'amortise', 'Weighed',
+           'PosteriorReconstructor']
 
 # %% ../../nbs/47_models.posterior.ipynb #3f89d97c
 from dataclasses import dataclass, replace
@@ -122,6 +123,11 @@ def best_exponent(train: BrainDataset, exponents: tuple, most: int = 300, seed: 
     r2 = {p: np.sort(EncodingModel(replace(Encoding(), exponent=p), seed).fit(train, screened=True).r2_)[-most:].mean() for p in exponents} if len(exponents) > 1 else {exponents[0]: 0.}
     return max(r2, key=r2.get)
 
+def described(images, parents, settings: Encoding) -> tuple:
+    "Candidates (M,784) uint8 and their parents, with their contrast maps (M,196)."
+    shown = images.reshape(-1, SIDE, SIDE)
+    return images, parents, np.concatenate([contrast_map(shown[i:i + 4096] / np.float32(255), settings) for i in range(0, len(shown), 4096)])
+
 def inner_likelihoods(
     train: BrainDataset,
     settings: Encoding, counts: tuple,         # of the encoding model; of voxels
@@ -135,14 +141,12 @@ def inner_likelihoods(
 
 def choose(
     train: BrainDataset,
-    priors: dict,                 # strength -> candidates (M,784) and the rows of train (M,3) they were made from
+    priors: dict,                 # strength -> candidates (M,784), the rows of train (M,3) they were made from, and their contrast maps (M,196)
     inner: list,                  # `inner_likelihoods`
-    settings: Encoding,
 ) -> dict:                        # (strength, temperature) -> mean PCC of left-out rows
     "Inner cross-validation of strength and temperature; candidates made from left-out stimuli are removed."
     found, stimuli = {(s, t): [] for s in priors for t in TEMPERATURES}, stimulus_ids(train.images)
-    for s, (images, parents) in priors.items():
-        maps = contrast_map(images.reshape(-1, SIDE, SIDE) / np.float32(255), settings)
+    for s, (images, parents, maps) in priors.items():
         for out, given in inner:
             kept, heard = ~np.isin(stimuli[parents], stimuli[out]).any(1), given.hear(train.fmri[out])
             latents, shown = given.turned(maps[kept]), images[kept] / np.float32(255)
@@ -299,24 +303,23 @@ class PosteriorReconstructor(Weighed):
         if self.estimate not in ESTIMATES: raise ModelError(f"there is no estimate '{self.estimate}': choose from {', '.join(ESTIMATES)}")
         counts = tuple(sorted({min(v, train.n_voxels) for v in self.voxels}))
         settings = replace(Encoding(), exponent=best_exponent(train, self.exponents, seed=self.seed), voxels=max(counts))
-        strength, self.temperature_, self.inner_pcc_, parents = self._choose(train, settings, counts)
+        strength, self.temperature_, self.inner_pcc_, (self.candidates_, parents, maps) = self._choose(train, settings, counts)
         self.choice_ = settings.exponent, strength, self.temperature_
         self._given(likelihood(EncodingModel(settings, self.seed).fit(train, screened=True), train, counts, self.components))
-        shown = self.candidates_.reshape(-1, SIDE, SIDE)
-        self.latents_ = np.concatenate([self.given.latents(shown[i:i + 8192] / np.float32(255)) for i in range(0, len(shown), 8192)])
+        self.latents_ = self.given.turned(maps)
         self.network = amortise(self.given, self.latents_, self.candidates_, self.temperature_ / 1.5, self.network_steps, self.width, seed=self.seed) if self.network_steps else None
-        self.classes_ = np.asarray(train.labels)[parents[:, 0]].astype(np.int64) if train.labels is not None else np.zeros(len(shown), np.int64)
+        self.classes_ = np.asarray(train.labels)[parents[:, 0]].astype(np.int64) if train.labels is not None else np.zeros(len(maps), np.int64)
 
     def _choose(self, train, settings, counts):
         "Makes the candidates; strength (tried with 4,000 candidates of each) and temperature are those that inner cross-validation likes best, or the middle of the ranges where there are too few stimuli for that."
-        make = lambda s, n, name: candidates(train, min(self.n_candidates, n), s, self.between, derive_seed(self.seed, name))
+        make = lambda s, n, name: described(*candidates(train, min(self.n_candidates, n), s, self.between, derive_seed(self.seed, name)), settings)
         enough, strength, temperature, pcc_ = len(np.unique(stimulus_ids(train.images))) >= 8, sorted(self.strengths)[len(self.strengths) // 2], 6., None
         inner = inner_likelihoods(train, settings, counts, self.components, self.folds, self.seed) if enough else []
-        best = lambda priors: max(choose(train, priors, inner, settings).items(), key=lambda found: found[1])
+        best = lambda priors: max(choose(train, priors, inner).items(), key=lambda found: found[1])
         if enough and len(self.strengths) > 1: strength = best({s: make(s, 4000, "strength") for s in self.strengths})[0][0]
-        self.candidates_, parents = make(strength, self.n_candidates, "candidates")
-        if enough: (_, temperature), pcc_ = best({strength: (self.candidates_, parents)})
-        return strength, temperature, pcc_, parents
+        made = make(strength, self.n_candidates, "candidates")
+        if enough: (_, temperature), pcc_ = best({strength: made})
+        return strength, temperature, pcc_, made
 
     def _given(self, given: Likelihood):
         "Keep a likelihood, and its parts as learnt arrays."
