@@ -55,9 +55,10 @@ def rng(seed: int, *names) -> np.random.Generator:
 def set_threads(
     n: int = 1,  # threads for numpy's linear algebra and for torch
 ) -> None:
-    "Use `n` threads in this process from now on."
+    "Use `n` threads in this process from now on, in libraries that are loaded later too."
     import threadpoolctl
     import torch
+    for library in ("OMP", "OPENBLAS", "MKL"): os.environ[f"{library}_NUM_THREADS"] = str(n)
     threadpoolctl.threadpool_limits(n)
     torch.set_num_threads(n)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BINARY', 'METRICS', 'check_pair', 'mse', 'mae', 'psnr', 'correlation_matrix', 'pcc', 'ssim', 'ssim_gaussian',
            'ssim_global', 'identification', 'top1', 'pixel_accuracy', 'iou', 'dice', 'edge_agreement', 'binary_metrics',
-           'bootstrap_interval', 'per_image', 'summary']
+           'energy_score', 'bootstrap_interval', 'per_image', 'summary']
 
 # %% ../nbs/20_metrics.ipynb #fb94f216
 import numpy as np
@@ -130,6 +130,16 @@ BINARY = ("pixel_accuracy", "dice", "iou", "edge_agreement")
 def binary_metrics(recon, target, threshold: float = .5) -> dict:
     "Every binary metric of every image: name -> (N,)."
     return {f.__name__: f(recon, target, threshold) for f in (pixel_accuracy, dice, iou, edge_agreement)}
+
+# %% ../nbs/20_metrics.ipynb #584cacde
+def energy_score(
+    samples: np.ndarray,  # (N,S,...) draws
+    target: np.ndarray,   # (N,...)
+) -> np.ndarray:          # (N,) in root mean squared pixel error; smaller is better
+    "Energy score of each row (Gneiting & Raftery 2007)."
+    from scipy.spatial.distance import cdist, pdist
+    flat, truth = samples.reshape(*samples.shape[:2], -1), target.reshape(len(target), -1)
+    return np.array([cdist(x, y[None]).mean() - (pdist(x).mean() / 2 if len(x) > 1 else 0) for x, y in zip(flat, truth)]) / np.sqrt(flat.shape[2])
 
 # %% ../nbs/20_metrics.ipynb #9c676f84
 def bootstrap_interval(

@@ -1,4 +1,5 @@
 """The posterior: honest inside, the same through the command line, on files without images and with any number of voxels."""
+import copy
 import json
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from digit69.data import BrainDataset, write_split
 from digit69.encoding import Encoding
 from digit69.metrics import pcc
 from digit69.models.base import Reconstructor, make
-from digit69.models.posterior import candidates, choose, described, inner_likelihoods
+from digit69.models.posterior import candidates, choose, described, drawn, inner_likelihoods, weigh
 from digit69.sources import morph, simulate
 
 LIGHT = dict(n_candidates=3000, exponents=(.15,), strengths=(1.,), voxels=(100, 200), draws=16, steps=10, network_steps=60, width=128)
@@ -59,7 +60,7 @@ def test_selection_never_sees_candidates_of_held_out_stimuli(split):
     inner = inner_likelihoods(split.train, Encoding(voxels=100), (100,), folds=4)
     assert sorted(np.concatenate([out for out, _ in inner])) == list(range(split.train.n))
     honest, leaky = (choose(split.train, {1.: described(images, p, Encoding())}, inner) for p in (parents, np.repeat(np.arange(300)[:, None] % 9, 3, 1)))
-    assert max(leaky.values()) > max(honest.values()) + .02                  # hardly anything barred: the answer is among the candidates
+    assert max(p for p, _ in leaky.values()) > max(p for p, _ in honest.values()) + .02                  # hardly anything barred: the answer is among the candidates
 
 
 def test_shuffled_pairs_decode_nothing(split):
@@ -109,3 +110,22 @@ def test_a_file_without_test_images_through_the_command_line(digit69, tmp_path, 
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "r.npz") as z:
         assert z["reconstructions"].shape == (12, 28, 28) and z["samples"].shape == (12, 3, 28, 28)
+
+
+def test_draws_are_as_warm_as_the_energy_score_asks(split, fitted):
+    exponent, strength, temperature, warm = fitted.choice_
+    assert np.isclose(fitted.warmth_ * temperature, warm)
+    colder = copy.copy(fitted)
+    colder.warmth_ = fitted.warmth_ / 4
+    assert colder.uncertainty(split.test.fmri).mean() < fitted.uncertainty(split.test.fmri).mean()
+    assert np.array_equal(colder.reconstruct(split.test.fmri), fitted.reconstruct(split.test.fmri))      # point estimates have a temperature of their own
+
+
+def test_barred_candidates_get_no_weight(split, fitted):
+    barred = np.arange(len(fitted.latents_)) % 2 == 0
+    weights = weigh(fitted.given, fitted.given.hear(split.test.fmri), fitted.latents_, 6., barred)
+    assert (weights[:, barred] == 0).all() and np.allclose(weights.sum(1), 1, atol=1e-4)
+    picked = drawn(weights, 40, 0)
+    assert not barred[picked].any()
+    counts = np.stack([np.bincount(row, minlength=len(barred)) for row in picked])
+    assert (np.abs(counts - 40 * weights) < 1 + 1e-3).all()                                               # stratified: to within one
