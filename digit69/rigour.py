@@ -30,7 +30,7 @@ from .plots import PALETTE, house_style
 from .quality import effective_components
 
 # %% ../nbs/53_rigour.ipynb #dffc2f15
-CHEAP = {"posterior": {"n_candidates": 2000, "exponents": (.15,), "strengths": (1.,), "voxels": (500,), "folds": 3, "network_steps": 0, "estimate": "mean"}}
+CHEAP = {"posterior": {"n_candidates": 2000, "exponents": (.15,), "strengths": (1.,), "voxels": (500,), "folds": 2, "network_steps": 0, "estimate": "mean"}}
 SCORES = ("pcc", "ssim", "mse", "identification", "within_class_identification")
 FEW = 19          # permutations of an expensive model: p can reach 1/20
 
