@@ -143,7 +143,7 @@ class EncodingModel:
         return contrast_map(images, self.settings) @ self.weights_ + self.intercept_
 
     def simulate(self, images, noise: float = 2., seed: int = 0) -> np.ndarray:
-        "(N,28,28) -> (N,B): one simulated row for each image; `noise` 1 is as noisy as the scanner, 0 the expectation."
+        "(N,28,28) -> (N,B): one simulated row for each image. `noise` multiplies the standard deviation: 1 is as noisy as the scanner, 0 the expectation, 2 what networks learn best from."
         generator = torch.Generator().manual_seed(derive_seed(seed, "simulate"))
         return Simulator(self, images)(torch.arange(len(images)), noise, generator).numpy()
 
