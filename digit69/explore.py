@@ -361,6 +361,7 @@ def _timed(model, row) -> float:
     for _ in range(2): start = time.perf_counter(); answer(model, row, 1)
     return time.perf_counter() - start
 
+# %% ../nbs/62_explore.ipynb #13cf67ee
 class Explorer:
     """A page of controls on a finished run, for JupyterLab and Voila: `Explorer("runs/first")` as the last line of a cell.
 

@@ -77,10 +77,11 @@ def test_saved_and_read_back(split, fitted, tmp_path):
     assert np.array_equal(again.sample(split.test.fmri, 4, 1), fitted.sample(split.test.fmri, 4, 1))
 
 
-def test_a_folder_of_an_earlier_version_is_refused_in_one_line(fitted, tmp_path):
+@pytest.mark.parametrize("fact", ["usual_", "warmth_"])
+def test_a_folder_of_an_earlier_version_is_refused_in_one_line(fitted, tmp_path, fact):
     folder = fitted.save(tmp_path)
     card = json.loads((folder / "model.json").read_text())
-    del card["facts"]["usual_"]
+    del card["facts"][fact]
     (folder / "model.json").write_text(json.dumps(card))
     with pytest.raises(ModelError, match="train the model again"): Reconstructor.load(folder)
 

@@ -348,7 +348,7 @@ class PosteriorReconstructor(Weighed):
 
     def _restore(self, arrays, facts):
         saved = {k.removeprefix("network."): torch.as_tensor(v) for k, v in arrays.items() if k.startswith("network.")}
-        super()._restore({k: v for k, v in arrays.items() if not k.startswith("network.")}, {**facts, "choice_": tuple(facts["choice_"])})
+        super()._restore({k: v for k, v in arrays.items() if not k.startswith("network.")}, {**facts, "choice_": tuple(facts["choice_"]), "warmth_": facts["warmth_"]})
         self._given(Likelihood(*(getattr(self, f"{k}_") for k in PARTS), self.usual_, replace(Encoding(), exponent=self.choice_[0])))
         self.network = Amortised(saved["scale"], self.width).eval() if saved else None
         if saved: self.network.load_state_dict(saved)

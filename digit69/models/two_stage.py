@@ -86,6 +86,7 @@ class TwoStage(nn.Module):
         super().__init__()
         self.generator, self.ldm = generator, ldm
 
+# %% ../../nbs/48_models.two_stage.ipynb #fcd3ffd4
 @register("two_stage")
 class TwoStageReconstructor(EmbeddingReconstructor):
     """fMRI -> embedding -> binary pattern (probability map, learnt threshold, class head) -> latent diffusion conditioned on the pattern -> image.
