@@ -164,9 +164,9 @@ class Simulator:
 
 # %% ../nbs/31_encoding.ipynb #d39ca8a1
 def encoding_figure(model: EncodingModel, voxels: int = 12) -> Figure:
-    "Histogram of left-out R2, a map of the pixels that the kept voxels depend on, and the weight images of the best `voxels`."
+    "Histogram of left-out R2, a map of the places that the kept voxels depend on, and the weight images of the best `voxels`, all as the response to one standard deviation of contrast."
     top = np.argsort(-model.r2_[model.best_], kind="stable")[:voxels]
-    filters = model.weights_.T.reshape(-1, GRID, GRID)
+    filters = (model.weights_.T * model.maps_.std(0)).reshape(-1, GRID, GRID)
     with house_style():
         fig = Figure(figsize=(10, 2.9), layout="constrained")
         left, middle, right = fig.subfigures(1, 3, width_ratios=(3.6, 2.2, 4.6))

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
 from .core import DataError, Digit69Error, ModelError, claim, output_folder, rng, say, set_threads, write_json, write_npz, writing
 from .data import Split
@@ -384,39 +385,7 @@ class Explorer:
         from IPython.display import display
         display(self.page)
 
-    def _make_controls(self):
-        "Sliders throughout: JupyterLab takes the keys that a drop-down list needs, a slider's it leaves alone."
-        import ipywidgets as w
-        look = lambda text: dict(description=text, layout=w.Layout(width="min(100%, 21rem)"), style={"description_width": "6rem"})
-        slide = lambda kind, text, value, low, high, **more: kind(value=value, min=low, max=high, continuous_update=True, **look(text), **more)
-        rungs = [*self.models, *self.missing]
-        other = next((i for _, i in self.rows if self.run.labels is not None and self.run.labels[i] != self.run.labels[0]), len(self.rows) - 1)
-        voxels = len(self.brain.best) if self.brain else 1
-        self.controls = {
-            "row": w.SelectionSlider(options=self.rows, value=0, **look("row")), "other": w.SelectionSlider(options=self.rows, value=other, **look("mix with")),
-            "share": slide(w.IntSlider, "share of it, %", 0, 0, 100), "silenced": slide(w.IntSlider, "silence best", 0, 0, min(voxels, 2000), step=max(1, min(voxels, 2000) // 100)),
-            "noise": slide(w.FloatSlider, "noise, SDs", 0., 0., 3., step=.1),
-            "model": w.SelectionSlider(options=rungs, value=top_model(self.run), **look("model")),
-            "temperature": slide(w.FloatLogSlider, "temperature", 1., -1, 2, base=10, step=.05, readout_format=".1f"), "estimate": w.SelectionSlider(options=["mean", "balanced", "ssim", "probable"], **look("estimate")),
-            "steps": slide(w.IntSlider, "steps", 2, 1, 50), "guidance": slide(w.FloatSlider, "guidance", 1., 0., 5., step=.25), "scheduler": w.SelectionSlider(options=["ddim", "ddpm", "dpm++", "unipc"], **look("sampler")),
-            "seed": slide(w.IntSlider, "seed", 0, 0, 99)}
-        self.walk = w.Play(min=0, max=100, step=4, interval=160, description="walk", show_repeat=False)
-        w.jslink((self.walk, "value"), (self.controls["share"], "value"))
-        self.watch, self.reset = w.Button(description="Watch it form", icon="film"), w.Button(description="Undisturbed", icon="undo")
-        for name, c in self.controls.items(): c.observe(self._choose_model if name == "model" else self.update, "value")
-        self.watch.on_click(self._watch); self.reset.on_click(self._reset)
-
-    def _make_page(self):
-        import ipywidgets as w
-        self.parts = {k: w.HTML(layout=w.Layout(width="auto")) for k in ("notes", "now", "scores", "samples", "film", "models", "voxels", "nearest")}
-        c, wrap, title = self.controls, w.Layout(flex_flow="row wrap", width="100%"), lambda text: w.HTML(f'<div class="d69"><h4>{text}</h4></div>', layout=w.Layout(width="100%"))
-        brain = w.Box([title("The brain"), c["row"], c["other"], c["share"], w.HBox([w.Label("walk there", layout=w.Layout(width="6rem")), self.walk], layout=w.Layout(width="min(100%, 21rem)")), c["silenced"], c["noise"], self.reset], layout=wrap)
-        knob = w.Box([title("The model"), c["model"], *(c[k] for k in KNOBS), self.watch], layout=wrap)
-        side = lambda children, basis: w.VBox(children, layout=w.Layout(flex=f"1 1 {basis}", min_width="0", max_width="100%", padding="0 1rem 0 0"))
-        top = w.Box([side([self.parts["now"], self.parts["film"]], "22rem"), side([brain, knob], "22rem")], layout=wrap)
-        rest = w.Box([side([self.parts[k] for k in column], "22rem") for column in (("samples", "models", "nearest"), ("scores", "voxels"))], layout=wrap)
-        self.page = w.VBox([w.HTML(STYLE), self.parts["notes"], top, rest], layout=w.Layout(width="100%", max_width="72rem"))
-        self.page.add_class("d69-page")
+    def _state(self) -> dict: return {k: c.value for k, c in self.controls.items()}
 
     def _choose_model(self, *_):
         "Knobs that this model does not have are taken away; the others start at the model's own setting."
@@ -437,31 +406,11 @@ class Explorer:
         self._busy = was
         self.update()
 
-    def _state(self) -> dict: return {k: c.value for k, c in self.controls.items()}
-
     def _brain_row(self, s: dict):
         "The voxels under the present controls, and whether they are as measured."
         if not self.split: return None, True
         x = self.brain.disturb(self.split.test.fmri[s["row"]], self.split.test.fmri[s["other"]], s["share"] / 100, s["silenced"], s["noise"], s["seed"])
         return x, not (s["share"] or s["silenced"] or s["noise"])
-
-    def _ask(self, s: dict, x) -> Answer:
-        "What the chosen model says now; a slow one is shown as it draws."
-        model = self.models.get(s["model"])
-        if model is None or x is None: return Answer(self.run.answers[s["model"]][s["row"]])
-        changed = tuned(model, **{k: s[k] for k in KNOBS})
-        steps = getattr(changed, "sampler_steps", 1) / getattr(model, "sampler_steps", 1)
-        if not hasattr(changed, "sampler_steps"):
-            if s["estimate"] in SEARCHED and hasattr(changed, "steps") and self.cost[s["model"]] > SLOW:      # a search: show where it stands, then where it ends
-                first = tuned(changed); first.steps = FIRST_LOOK
-                self._show_now(s, Answer(first.reconstruct(x[None])[0]), f"{s['model']} says ({s['estimate']}), first look")
-            return answer(changed, x, seed=s["seed"])
-        if (one := self.cost[s["model"]] * steps) < SLOW:
-            samples = changed.sample(x[None], max(2, min(12, int(SLOW / one))), s["seed"])[0]
-            return Answer(samples.mean(0), samples.std(0), samples)
-        last = []
-        watch_drawing(changed, x, lambda caption, image: (last.append(image), self._show_now(s, Answer(image), f"{s['model']}, {caption}")))
-        return Answer(last[-1])
 
     def update(self, *_) -> Answer | None:
         "Ask again and show what is said."
@@ -479,50 +428,114 @@ class Explorer:
         self.seconds = time.perf_counter() - start
         return a
 
-    def _show_now(self, s: dict, a: Answer, caption: str = ""):
-        target = [picture(self.run.targets[s["row"]], f"shown: row {self.rows[s['row']][0]}", 112)] if self.run.targets is not None else []
-        unsure = [picture(a.uncertainty / MOST_UNSURE, f"uncertainty, {a.uncertainty.mean():.3f} on average", 112, "magma")] if a.uncertainty is not None else []
-        classes = "".join(bar(self.names.get(c, f"class {c}"), p, 1, f"{p:.0%}") for c, p in (a.classes or {}).items())
-        self.parts["now"].value = section("What the brain was shown, and what the model says", "".join([*target, picture(a.image, caption or f"{s['model']} says" + (f" ({s['estimate']})" if a.classes else ""), 112), *unsure])) + f'<div class="d69" style="padding-top: .4rem">{classes}</div>'
+# %% ../nbs/62_explore.ipynb #d06750a4
+@patch
+def _make_controls(self: Explorer):
+    "Sliders throughout: JupyterLab takes the keys that a drop-down list needs, a slider's it leaves alone."
+    import ipywidgets as w
+    look = lambda text: dict(description=text, layout=w.Layout(width="min(100%, 21rem)"), style={"description_width": "6rem"})
+    slide = lambda kind, text, value, low, high, **more: kind(value=value, min=low, max=high, continuous_update=True, **look(text), **more)
+    rungs = [*self.models, *self.missing]
+    other = next((i for _, i in self.rows if self.run.labels is not None and self.run.labels[i] != self.run.labels[0]), len(self.rows) - 1)
+    voxels = len(self.brain.best) if self.brain else 1
+    self.controls = {
+        "row": w.SelectionSlider(options=self.rows, value=0, **look("row")), "other": w.SelectionSlider(options=self.rows, value=other, **look("mix with")),
+        "share": slide(w.IntSlider, "share of it, %", 0, 0, 100), "silenced": slide(w.IntSlider, "silence best", 0, 0, min(voxels, 2000), step=max(1, min(voxels, 2000) // 100)),
+        "noise": slide(w.FloatSlider, "noise, SDs", 0., 0., 3., step=.1),
+        "model": w.SelectionSlider(options=rungs, value=top_model(self.run), **look("model")),
+        "temperature": slide(w.FloatLogSlider, "temperature", 1., -1, 2, base=10, step=.05, readout_format=".1f"), "estimate": w.SelectionSlider(options=["mean", "balanced", "ssim", "probable"], **look("estimate")),
+        "steps": slide(w.IntSlider, "steps", 2, 1, 50), "guidance": slide(w.FloatSlider, "guidance", 1., 0., 5., step=.25), "scheduler": w.SelectionSlider(options=["ddim", "ddpm", "dpm++", "unipc"], **look("sampler")),
+        "seed": slide(w.IntSlider, "seed", 0, 0, 99)}
+    self.walk = w.Play(min=0, max=100, step=4, interval=160, description="walk", show_repeat=False)
+    w.jslink((self.walk, "value"), (self.controls["share"], "value"))
+    self.watch, self.reset = w.Button(description="Watch it form", icon="film"), w.Button(description="Undisturbed", icon="undo")
+    for name, c in self.controls.items(): c.observe(self._choose_model if name == "model" else self.update, "value")
+    self.watch.on_click(self._watch); self.reset.on_click(self._reset)
 
-    def _show_notes(self, s: dict):
-        notes = [] if self.split else [f"The voxels of this run are not here, so nothing can be disturbed or asked again; what the run kept is shown. Name its data with Explorer({str(self.run.folder)!r}, data=...) or `digit69 explore --data`."]
-        notes += [self.missing[s["model"]]] if s["model"] in self.missing else []
-        self.parts["notes"].value = '<div class="d69">' + "".join(f'<p class="d69-note" role="status">{html.escape(n)}</p>' for n in notes) + "</div>" if notes else ""
+@patch
+def _make_page(self: Explorer):
+    import ipywidgets as w
+    self.parts = {k: w.HTML(layout=w.Layout(width="auto")) for k in ("notes", "now", "scores", "samples", "film", "models", "voxels", "nearest")}
+    c, wrap, title = self.controls, w.Layout(flex_flow="row wrap", width="100%"), lambda text: w.HTML(f'<div class="d69"><h4>{text}</h4></div>', layout=w.Layout(width="100%"))
+    brain = w.Box([title("The brain"), c["row"], c["other"], c["share"], w.HBox([w.Label("walk there", layout=w.Layout(width="6rem")), self.walk], layout=w.Layout(width="min(100%, 21rem)")), c["silenced"], c["noise"], self.reset], layout=wrap)
+    knob = w.Box([title("The model"), c["model"], *(c[k] for k in KNOBS), self.watch], layout=wrap)
+    side = lambda children, basis: w.VBox(children, layout=w.Layout(flex=f"1 1 {basis}", min_width="0", max_width="100%", padding="0 1rem 0 0"))
+    top = w.Box([side([self.parts["now"], self.parts["film"]], "22rem"), side([brain, knob], "22rem")], layout=wrap)
+    rest = w.Box([side([self.parts[k] for k in column], "22rem") for column in (("samples", "models", "nearest"), ("scores", "voxels"))], layout=wrap)
+    self.page = w.VBox([w.HTML(STYLE), self.parts["notes"], top, rest], layout=w.Layout(width="100%", max_width="72rem"))
+    self.page.add_class("d69-page")
 
-    def _scores(self, s: dict, a: Answer) -> str:
-        if self.run.targets is None: return section("How close it is", "<p>The file holds no test images, so nothing is scored.</p>", False)
-        now = {k: float(v[0]) for k, v in per_image(a.image[None], self.run.targets[s["row"]][None]).items()}
-        corr = correlation_matrix(a.image[None], self.run.targets)[0]
-        now["identification"] = float((np.delete(corr, s["row"]) < corr[s["row"]]).mean()) if len(corr) > 1 else None
-        kept = self.run.table[(self.run.table.model == s["model"]) & (self.run.table.row == s["row"])]
-        return scores_table(now, kept.iloc[0].to_dict() if len(kept) else {})
+# %% ../nbs/62_explore.ipynb #9ce613c1
+@patch
+def _ask(self: Explorer, s: dict, x) -> Answer:
+    "What the chosen model says now; a slow one is shown as it draws."
+    model = self.models.get(s["model"])
+    if model is None or x is None: return Answer(self.run.answers[s["model"]][s["row"]])
+    changed = tuned(model, **{k: s[k] for k in KNOBS})
+    steps = getattr(changed, "sampler_steps", 1) / getattr(model, "sampler_steps", 1)
+    if not hasattr(changed, "sampler_steps"):
+        if s["estimate"] in SEARCHED and hasattr(changed, "steps") and self.cost[s["model"]] > SLOW:      # a search: show where it stands, then where it ends
+            first = tuned(changed); first.steps = FIRST_LOOK
+            self._show_now(s, Answer(first.reconstruct(x[None])[0]), f"{s['model']} says ({s['estimate']}), first look")
+        return answer(changed, x, seed=s["seed"])
+    if (one := self.cost[s["model"]] * steps) < SLOW:
+        samples = changed.sample(x[None], max(2, min(12, int(SLOW / one))), s["seed"])[0]
+        return Answer(samples.mean(0), samples.std(0), samples)
+    last = []
+    watch_drawing(changed, x, lambda caption, image: (last.append(image), self._show_now(s, Answer(image), f"{s['model']}, {caption}")))
+    return Answer(last[-1])
 
-    def _others(self, s: dict, x, untouched: bool) -> str:
-        "Every model's answer: to this brain, or (faded) to the undisturbed one."
-        figures, faded = [], False
-        for name in [*self.models, *self.missing]:
-            quick = x is not None and self.cost.get(name, 9) < CHEAP
-            image = self.models[name].reconstruct(x[None])[0] if quick and not untouched else self.run.answers[name][s["row"]]
-            figures.append(picture(image, name, off=not (quick or untouched))); faded |= not (quick or untouched)
-        return section("Every model", "".join(figures), note="Each at its own settings." + (" Faded: the answer to the undisturbed row; such a model is too slow to follow, choose it to ask it." if faded else ""))
+@patch
+def _watch(self: Explorer, *_):
+    "Show the chosen model's digit as it forms, and keep the film."
+    s = self._state()
+    x, _ = self._brain_row(s)
+    model, film = tuned(self.models[s["model"]], **{k: s[k] for k in KNOBS}), []
+    def show(caption, image):
+        film.append(picture(image, caption, 60))
+        self.parts["now"].value = section("As it forms", picture(image, caption, 112)); self.parts["film"].value = section("The film", "".join(film))
+    watch_drawing(model, x, show)
+    self._show_now(s, answer(model, x, seed=s["seed"]))
 
-    def _nearest(self, a: Answer) -> str:
-        if not self.split: return ""
-        corr = correlation_matrix(a.image[None], self.split.train.images)[0]
-        first = np.argsort(-corr, kind="stable")[:6]
-        return section("Nearest training images", "".join(picture(self.split.train.images[i], f"row {i + 1}: {corr[i]:.2f}", 60) for i in first), note="Correlation with the answer. One that equals the answer would smell of memory.")
+# %% ../nbs/62_explore.ipynb #229e56e2
+@patch
+def _show_now(self: Explorer, s: dict, a: Answer, caption: str = ""):
+    target = [picture(self.run.targets[s["row"]], f"shown: row {self.rows[s['row']][0]}", 112)] if self.run.targets is not None else []
+    unsure = [picture(a.uncertainty / MOST_UNSURE, f"uncertainty, {a.uncertainty.mean():.3f} on average", 112, "magma")] if a.uncertainty is not None else []
+    classes = "".join(bar(self.names.get(c, f"class {c}"), p, 1, f"{p:.0%}") for c, p in (a.classes or {}).items())
+    self.parts["now"].value = section("What the brain was shown, and what the model says", "".join([*target, picture(a.image, caption or f"{s['model']} says" + (f" ({s['estimate']})" if a.classes else ""), 112), *unsure])) + f'<div class="d69" style="padding-top: .4rem">{classes}</div>'
 
-    def _watch(self, *_):
-        "Show the chosen model's digit as it forms, and keep the film."
-        s = self._state()
-        x, _ = self._brain_row(s)
-        model, film = tuned(self.models[s["model"]], **{k: s[k] for k in KNOBS}), []
-        def show(caption, image):
-            film.append(picture(image, caption, 60))
-            self.parts["now"].value = section("As it forms", picture(image, caption, 112)); self.parts["film"].value = section("The film", "".join(film))
-        watch_drawing(model, x, show)
-        self._show_now(s, answer(model, x, seed=s["seed"]))
+@patch
+def _show_notes(self: Explorer, s: dict):
+    notes = [] if self.split else [f"The voxels of this run are not here, so nothing can be disturbed or asked again; what the run kept is shown. Name its data with Explorer({str(self.run.folder)!r}, data=...) or `digit69 explore --data`."]
+    notes += [self.missing[s["model"]]] if s["model"] in self.missing else []
+    self.parts["notes"].value = '<div class="d69">' + "".join(f'<p class="d69-note" role="status">{html.escape(n)}</p>' for n in notes) + "</div>" if notes else ""
+
+@patch
+def _scores(self: Explorer, s: dict, a: Answer) -> str:
+    if self.run.targets is None: return section("How close it is", "<p>The file holds no test images, so nothing is scored.</p>", False)
+    now = {k: float(v[0]) for k, v in per_image(a.image[None], self.run.targets[s["row"]][None]).items()}
+    corr = correlation_matrix(a.image[None], self.run.targets)[0]
+    now["identification"] = float((np.delete(corr, s["row"]) < corr[s["row"]]).mean()) if len(corr) > 1 else None
+    kept = self.run.table[(self.run.table.model == s["model"]) & (self.run.table.row == s["row"])]
+    return scores_table(now, kept.iloc[0].to_dict() if len(kept) else {})
+
+@patch
+def _others(self: Explorer, s: dict, x, untouched: bool) -> str:
+    "Every model's answer: to this brain, or (faded) to the undisturbed one."
+    figures, faded = [], False
+    for name in [*self.models, *self.missing]:
+        quick = x is not None and self.cost.get(name, 9) < CHEAP
+        image = self.models[name].reconstruct(x[None])[0] if quick and not untouched else self.run.answers[name][s["row"]]
+        figures.append(picture(image, name, off=not (quick or untouched))); faded |= not (quick or untouched)
+    return section("Every model", "".join(figures), note="Each at its own settings." + (" Faded: the answer to the undisturbed row; such a model is too slow to follow, choose it to ask it." if faded else ""))
+
+@patch
+def _nearest(self: Explorer, a: Answer) -> str:
+    if not self.split: return ""
+    corr = correlation_matrix(a.image[None], self.split.train.images)[0]
+    first = np.argsort(-corr, kind="stable")[:6]
+    return section("Nearest training images", "".join(picture(self.split.train.images[i], f"row {i + 1}: {corr[i]:.2f}", 60) for i in first), note="Correlation with the answer. One that equals the answer would smell of memory.")
 
 # %% ../nbs/62_explore.ipynb #cf485715
 def small_run(folder: str | Path, models: tuple = ("ridge", "posterior")) -> tuple[Split, Path]:
