@@ -11,6 +11,7 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 
 from ..core import derive_seed
@@ -116,81 +117,9 @@ class TwoStageReconstructor(EmbeddingReconstructor):
         self.history_ = self._fit_images(held)
         self.module_.eval()
 
-    def _teach(self, generator, without, part: str, validate=None) -> PatternGenerator:
-        "Train a generator on pairs in which the stimuli of the rows `without` do not occur."
-        def draw(n, g):
-            embeddings, images, stimuli = self.stage_.draw(n, g, real=self.real, without=without, names=True)
-            return embeddings, binary_pattern(images, self.size_), self._kinds[stimuli]
-        settings = Training(steps=self.pattern_steps, batch=self.batch, lr=self.lr, check_every=max(1, self.pattern_steps // 4))
-        self._learn(generator, settings, draw, lambda m, batch, g: pattern_loss(m, batch), validate, part=part)
-        return generator
-
-    @torch.no_grad()
-    def _fit_patterns(self, train, held):
-        "Stage one: cross-fitted logits by generators that did not see the stimuli, trust and threshold from them, then the generator itself."
-        embeddings, truth = torch.as_tensor(self.stage_.cross_fitted_), binary_pattern(train.images, self.size_)
-        logits = torch.zeros_like(truth)
-        with torch.enable_grad():
-            for k, (_, out) in enumerate(inner_folds(self.stage_.stimuli_, train.labels, self.folds, self.seed)):
-                logits[out] = self._teach(self._generator(), out, f"pattern fold {k}")(embeddings[out])[0].detach()
-            check = lambda m: F.binary_cross_entropy_with_logits(m(embeddings[held].to(m.trust.device))[0], truth[held].to(m.trust.device))
-            self._teach(self.module_.generator, held, "pattern", check)
-        local = self._grid(self.local_.left_out_)
-        self.cross_fitted_ = self.module_.generator.calibrate(logits, local, truth).probability(logits, local).numpy()
-
-    def _fit_images(self, held) -> History:
-        "Stage two: autoencoder and denoiser, from variations of train whose patterns carry the mistakes of stage one."
-        module, stage = self.module_.ldm, self.stage_
-        kept = ~np.isin(stage.bank_stimuli_, stage.stimuli_[held])
-        bank, images = torch.as_tensor(stage.bank_[kept]), torch.as_tensor(np.array(stage.images_[held]))
-        show = lambda m: {"held out": images[:8], "round trip": round_trip(m, images[:8])}
-        train_autoencoder(module.vae, bank, Training(**{**vars(AUTOENCODER), "steps": self.autoencoder_steps}), held=images, learn=lambda *task: self._learn(*task, show=show, part="autoencoder"))
-        packed, truth, cut = module.fit_latents(bank).pack(bank), binary_pattern(bank, self.size_), float(self.module_.generator.threshold)
-        guessed = torch.as_tensor(self.cross_fitted_ > cut).float()
-        mistakes = (guessed - binary_pattern(stage.images_, self.size_)).abs()
-        mistakes = mistakes[torch.as_tensor(~np.isin(np.arange(len(guessed)), held))]
-        def draw(n, g):
-            i = torch.randint(len(bank), (n,), generator=g)
-            return packed[i], as_condition(spoil(truth[i], mistakes, g))
-        asked, answers = as_condition(guessed[held]), module.pack(images)
-        def check(m):
-            device = next(m.parameters()).device
-            return sum(m.loss(answers.to(device), asked.to(device), torch.Generator().manual_seed(k)) for k in range(8)) / 8
-        settings = Training(steps=self.optim_steps, batch=self.batch, lr=self.lr, ema=.98, check_every=max(1, self.optim_steps // 4))
-        return self._learn(module, settings, draw, lambda m, batch, g: m.loss(*batch, g), check, lambda m: {"held out": images[:8], "drawn": m.sample(asked[:8], steps=self.sampler_steps, seed=self.seed, scheduler=self.scheduler)[:, 0]}, part="images")
-
     def _grid(self, local) -> torch.Tensor:
         "What local decoders say, on the grid of patterns."
         return torch.as_tensor(np.array(local if local.shape[-1] == self.size_ else render_blocks(local), np.float32))
-
-    @torch.no_grad()
-    def probability(self, fmri) -> np.ndarray:
-        "(N,V) -> (N,size,size): how probable it is that a block was on."
-        logits, _ = self.module_.generator(torch.as_tensor(self.stage_.embed(self._checked(fmri))))
-        return self.module_.generator.probability(logits, self._grid(self.local_.blocks(fmri))).numpy()
-
-    def patterns(self, fmri) -> np.ndarray:
-        "(N,V) -> (N,size,size) bool: the blocks that were on, by the learnt threshold."
-        return self.probability(fmri) > float(self.module_.generator.threshold)
-
-    @torch.no_grad()
-    def class_probabilities(self, fmri) -> dict:
-        "{class: (N,) probability} by the class head; empty where train had no classes."
-        kind = self.module_.generator(torch.as_tensor(self.stage_.embed(self._checked(fmri))))[1]
-        return {} if kind is None else dict(zip(self.classes_, kind.softmax(1).numpy().T))
-
-    def stages(self, fmri) -> dict:
-        "Every stage of rows (N,V), each as images (N,28,28): local decoders, probability map, binary pattern, reconstruction."
-        return {"local decoders": render_blocks(self.local_.blocks(fmri)), "probability": render_blocks(self.probability(fmri)), "binary pattern": render_blocks(self.patterns(fmri)), "image": self.reconstruct(fmri)}
-
-    def _drawn(self, fmri, n: int, seed: int, shared: bool):
-        return self.module_.ldm.sample(as_condition(torch.as_tensor(self.patterns(fmri)).float()), n, self.sampler_steps, self.guidance, seed, self.scheduler, shared)
-
-    def _reconstruct(self, fmri): return self._drawn(fmri, self.draws, self.seed, True).mean(1).numpy()
-
-    def sample(self, fmri, n_samples: int = 16, seed: int = 0) -> np.ndarray:
-        "Draws of stage two, (N,S,28,28) float32 in [0,1]."
-        return np.clip(self._drawn(self._checked(fmri), n_samples, seed, False).numpy(), 0, 1).astype(np.float32)
 
     def _arrays(self): return {**super()._arrays(), **{f"stage.local.{k}": v for k, v in self.local_._arrays().items()}}
 
@@ -201,3 +130,88 @@ class TwoStageReconstructor(EmbeddingReconstructor):
         self.local_ = FixedBases(seed=self.seed)
         self.local_._restore({k.removeprefix("stage.local."): v for k, v in arrays.items() if k.startswith("stage.local.")}, {"n_voxels_": int(facts["n_voxels_"]), "alpha_": facts["local_alpha_"], "size_": facts["local_size_"]})
         super()._restore({k: v for k, v in arrays.items() if not k.startswith("stage.local.")}, facts)
+
+# %% ../../nbs/48_models.two_stage.ipynb #040f7805
+@patch
+def _teach(self: TwoStageReconstructor, generator, without, part: str, validate=None) -> PatternGenerator:
+    "Train a generator on pairs in which the stimuli of the rows `without` do not occur."
+    def draw(n, g):
+        embeddings, images, stimuli = self.stage_.draw(n, g, real=self.real, without=without, names=True)
+        return embeddings, binary_pattern(images, self.size_), self._kinds[stimuli]
+    settings = Training(steps=self.pattern_steps, batch=self.batch, lr=self.lr, check_every=max(1, self.pattern_steps // 4))
+    self._learn(generator, settings, draw, lambda m, batch, g: pattern_loss(m, batch), validate, part=part)
+    return generator
+
+@patch
+@torch.no_grad()
+def _fit_patterns(self: TwoStageReconstructor, train, held):
+    "Stage one: cross-fitted logits by generators that did not see the stimuli, trust and threshold from them, then the generator itself."
+    embeddings, truth = torch.as_tensor(self.stage_.cross_fitted_), binary_pattern(train.images, self.size_)
+    logits = torch.zeros_like(truth)
+    with torch.enable_grad():
+        for k, (_, out) in enumerate(inner_folds(self.stage_.stimuli_, train.labels, self.folds, self.seed)):
+            logits[out] = self._teach(self._generator(), out, f"pattern fold {k}")(embeddings[out])[0].detach()
+        check = lambda m: F.binary_cross_entropy_with_logits(m(embeddings[held].to(m.trust.device))[0], truth[held].to(m.trust.device))
+        self._teach(self.module_.generator, held, "pattern", check)
+    local = self._grid(self.local_.left_out_)
+    self.cross_fitted_ = self.module_.generator.calibrate(logits, local, truth).probability(logits, local).numpy()
+
+# %% ../../nbs/48_models.two_stage.ipynb #af3610b4
+@patch
+def _fit_images(self: TwoStageReconstructor, held) -> History:
+    "Stage two: autoencoder and denoiser, from variations of train whose patterns carry the mistakes of stage one."
+    module, stage = self.module_.ldm, self.stage_
+    kept = ~np.isin(stage.bank_stimuli_, stage.stimuli_[held])
+    bank, images = torch.as_tensor(stage.bank_[kept]), torch.as_tensor(np.array(stage.images_[held]))
+    show = lambda m: {"held out": images[:8], "round trip": round_trip(m, images[:8])}
+    train_autoencoder(module.vae, bank, Training(**{**vars(AUTOENCODER), "steps": self.autoencoder_steps}), held=images, learn=lambda *task: self._learn(*task, show=show, part="autoencoder"))
+    packed, truth, cut = module.fit_latents(bank).pack(bank), binary_pattern(bank, self.size_), float(self.module_.generator.threshold)
+    guessed = torch.as_tensor(self.cross_fitted_ > cut).float()
+    mistakes = (guessed - binary_pattern(stage.images_, self.size_)).abs()
+    mistakes = mistakes[torch.as_tensor(~np.isin(np.arange(len(guessed)), held))]
+    def draw(n, g):
+        i = torch.randint(len(bank), (n,), generator=g)
+        return packed[i], as_condition(spoil(truth[i], mistakes, g))
+    asked, answers = as_condition(guessed[held]), module.pack(images)
+    def check(m):
+        device = next(m.parameters()).device
+        return sum(m.loss(answers.to(device), asked.to(device), torch.Generator().manual_seed(k)) for k in range(8)) / 8
+    settings = Training(steps=self.optim_steps, batch=self.batch, lr=self.lr, ema=.98, check_every=max(1, self.optim_steps // 4))
+    return self._learn(module, settings, draw, lambda m, batch, g: m.loss(*batch, g), check, lambda m: {"held out": images[:8], "drawn": m.sample(asked[:8], steps=self.sampler_steps, seed=self.seed, scheduler=self.scheduler)[:, 0]}, part="images")
+
+# %% ../../nbs/48_models.two_stage.ipynb #8e9204a3
+@patch
+@torch.no_grad()
+def probability(self: TwoStageReconstructor, fmri) -> np.ndarray:
+    "(N,V) -> (N,size,size): how probable it is that a block was on."
+    logits, _ = self.module_.generator(torch.as_tensor(self.stage_.embed(self._checked(fmri))))
+    return self.module_.generator.probability(logits, self._grid(self.local_.blocks(fmri))).numpy()
+
+@patch
+def patterns(self: TwoStageReconstructor, fmri) -> np.ndarray:
+    "(N,V) -> (N,size,size) bool: the blocks that were on, by the learnt threshold."
+    return self.probability(fmri) > float(self.module_.generator.threshold)
+
+@patch
+@torch.no_grad()
+def class_probabilities(self: TwoStageReconstructor, fmri) -> dict:
+    "{class: (N,) probability} by the class head; empty where train had no classes."
+    kind = self.module_.generator(torch.as_tensor(self.stage_.embed(self._checked(fmri))))[1]
+    return {} if kind is None else dict(zip(self.classes_, kind.softmax(1).numpy().T))
+
+@patch
+def _drawn(self: TwoStageReconstructor, fmri, n: int, seed: int, shared: bool):
+    return self.module_.ldm.sample(as_condition(torch.as_tensor(self.patterns(fmri)).float()), n, self.sampler_steps, self.guidance, seed, self.scheduler, shared)
+
+@patch
+def _reconstruct(self: TwoStageReconstructor, fmri): return self._drawn(fmri, self.draws, self.seed, True).mean(1).numpy()
+
+@patch
+def sample(self: TwoStageReconstructor, fmri, n_samples: int = 16, seed: int = 0) -> np.ndarray:
+    "Draws of stage two, (N,S,28,28) float32 in [0,1]."
+    return np.clip(self._drawn(self._checked(fmri), n_samples, seed, False).numpy(), 0, 1).astype(np.float32)
+
+@patch
+def stages(self: TwoStageReconstructor, fmri) -> dict:
+    "Every stage of rows (N,V), each as images (N,28,28): local decoders, probability map, binary pattern, reconstruction."
+    return {"local decoders": render_blocks(self.local_.blocks(fmri)), "probability": render_blocks(self.probability(fmri)), "binary pattern": render_blocks(self.patterns(fmri)), "image": self.reconstruct(fmri)}
