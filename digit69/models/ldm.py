@@ -124,7 +124,10 @@ class Digit69LDM(nn.Module):
 # %% ../../nbs/46_models.ldm.ipynb #07123214
 @register("ldm")
 class LDMReconstructor(EmbeddingReconstructor):
-    "`Digit69LDM` on embeddings of brain activity: small AutoencoderKL, `LatentDenoiser`, and a scheduler by name."
+    """`Digit69LDM` on embeddings of brain activity: small AutoencoderKL, `LatentDenoiser`, and a scheduler by name.
+
+    `stage`: preset of the embeddings; `autoencoder_steps`, `optim_steps`, `batch`, `lr`: training; `pairs`: embeddings and images drawn once, `real` of them measured, the images from `varied` variations;
+    `width`, `depth`: of the denoiser; `prediction`: "sample", "epsilon" or "v_prediction"; `sampler_steps`, `scheduler`, `guidance`: of a draw; `draws`: averaged by `reconstruct`."""
     rung, generative, grids = 13, True, "ldm"
     presets = {"smoke": {"stage": "smoke", "optim_steps": 3, "batch": 8, "pairs": 16, "varied": 16, "autoencoder_steps": 2, "width": 16, "depth": 1, "sampler_steps": 2, "draws": 2},
                "full": {"stage": "full", "optim_steps": 2000, "pairs": 60000, "varied": 10000, "autoencoder_steps": 1500}}

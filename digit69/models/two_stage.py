@@ -92,7 +92,10 @@ class TwoStage(nn.Module):
 class TwoStageReconstructor(EmbeddingReconstructor):
     """fMRI -> embedding -> binary pattern (probability map, learnt threshold, class head) -> latent diffusion conditioned on the pattern -> image.
 
-    After `fit`: `stage_`, `local_` (FixedBases), `module_` (TwoStage), `classes_`, `size_`; `cross_fitted_` (N,size,size) probabilities of train rows by generators and local decoders that saw neither row nor stimulus."""
+    `stage`: preset of the embeddings; `pattern_steps`, `hidden`, `folds`: of the pattern generator and its cross-fitting; `autoencoder_steps`, `optim_steps`, `width`, `depth`: of latent diffusion; `batch`, `lr`: of both; `real`: share of measured rows;
+    `sampler_steps`, `scheduler`, `guidance`: of a draw; `draws`: averaged by `reconstruct`.
+
+    After `fit`: `stage_`, `local_` (FixedBases), `module_` (TwoStage), `classes_`, `size_`; `cross_fitted_` (N,size,size) probabilities of train rows, from generators and local decoders that saw neither row nor stimulus (three numbers of trust and the threshold are shared by all rows)."""
     rung, generative, grids = 14, True, "two_stage"
     presets = {"smoke": {"stage": "smoke", "optim_steps": 3, "pattern_steps": 3, "batch": 8, "hidden": 16, "autoencoder_steps": 2, "width": 16, "depth": 1, "draws": 2, "folds": 2},
                "full": {"stage": "full", "optim_steps": 2000, "pattern_steps": 600, "autoencoder_steps": 1500}}
