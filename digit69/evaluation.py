@@ -7,7 +7,7 @@ __all__ = ['LADDER', 'PROTOCOLS', 'refuse_overlap', 'with_ladder', 'fingerprint'
            'leaks_of', 'unseen_stimuli', 'fit_and_reconstruct', 'data_card', 'nearest_mse', 'score',
            'load_reconstructions', 'forget_checkpoints', 'run_model', 'other_entries', 'solo', 'connect', 'spread',
            'score_run', 'run_models', 'without_clock', 'evaluate_files', 'paired_difference', 'leave_class_out',
-           'make_folds', 'run_folds', 'differences', 'cross_validate', 'Run', 'load_run']
+           'make_folds', 'fold_scores', 'run_folds', 'differences', 'cross_validate', 'Run', 'load_run']
 
 # %% ../nbs/50_evaluation.ipynb #153c8cba
 import os
@@ -22,7 +22,7 @@ import torch
 
 from .core import DataError, ModelError, derive_seed, progress, read_json, say, set_threads, sha256, stopwatch, write_json, write_npz, write_text
 from .data import SIDE, BrainDataset, Split, kfold, leave_stimulus_out, shared_stimuli, stimulus_ids
-from .metrics import METRICS, bootstrap_interval, check_pair, per_image, summary
+from .metrics import METRICS, bootstrap_interval, check_pair, identified_among, per_image, summary
 from .models.base import make
 from .sources import withhold
 
@@ -314,6 +314,12 @@ def make_folds(data: BrainDataset, protocol: str = "kfold", folds: int = 10, rep
     for cut in cuts: refuse_overlap(cut)
     return cuts
 
+def fold_scores(recon: np.ndarray, cut: Split, data: BrainDataset) -> dict:
+    "Every metric of the test rows of a fold of `data`. Where stimuli repeat, a fold may hold but one, so identification is against all other stimuli of `data` (`metrics.identified_among`)."
+    values, (ids, first, own) = per_image(recon, cut.test.images, cut.test.labels), np.unique(stimulus_ids(data.images), return_index=True, return_inverse=True)
+    if len(ids) == data.n: return values
+    return {**values, **identified_among(recon, data.images[first], own[cut.provenance["test_rows"]], None if data.labels is None else data.labels[first])}
+
 # %% ../nbs/50_evaluation.ipynb #65b9e1f9
 def _mark(name: str, cut: Split, preset: str, seed: int) -> str: return sha256(repr(fingerprint(make(name, preset, seed), cut)).encode())
 
@@ -360,7 +366,7 @@ def _collect(data: BrainDataset, cuts: list[Split], answers: list[dict], seed: i
     "Answers of all folds of one model -> per-image table (mean over repeats), entry for metrics.json, out-of-fold reconstructions (R,N,28,28)."
     values, recon, seen = [], [], np.zeros(data.n, int)
     for cut, answer in zip(cuts, answers):
-        table = pd.DataFrame({"row": answer["rows"], **per_image(answer["reconstructions"], cut.test.images, cut.test.labels), "nearest_train_mse": nearest_mse(answer["reconstructions"], cut.train.images)})
+        table = pd.DataFrame({"row": answer["rows"], **fold_scores(answer["reconstructions"], cut, data), "nearest_train_mse": nearest_mse(answer["reconstructions"], cut.train.images)})
         values.append(table)
         for r, image in zip(answer["rows"], answer["reconstructions"]):
             if seen[r] == len(recon): recon.append(np.zeros_like(data.images))

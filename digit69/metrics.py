@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BINARY', 'METRICS', 'check_pair', 'mse', 'mae', 'psnr', 'correlation_matrix', 'pcc', 'ssim', 'ssim_gaussian',
-           'ssim_global', 'identification', 'top1', 'pixel_accuracy', 'iou', 'dice', 'edge_agreement', 'binary_metrics',
-           'energy_score', 'bootstrap_interval', 'per_image', 'summary']
+           'ssim_global', 'identification', 'top1', 'identified_among', 'pixel_accuracy', 'iou', 'dice',
+           'edge_agreement', 'binary_metrics', 'energy_score', 'bootstrap_interval', 'per_image', 'summary']
 
 # %% ../nbs/20_metrics.ipynb #fb94f216
 import numpy as np
@@ -82,9 +82,12 @@ def identification(
     labels=None,    # (N,) classes: compare only within a class
 ) -> np.ndarray:    # (N,) share of rivals beaten; NaN where an image has no rival
     "Two-way identification by correlation: ties count as losses."
-    corr = correlation_matrix(*check_pair(recon, target))
-    wins, rivals = corr.diagonal()[:, None] > corr, ~np.eye(len(corr), dtype=bool)
-    if labels is not None: rivals &= np.ravel(labels)[:, None] == np.ravel(labels)[None]
+    return _beaten(correlation_matrix(*check_pair(recon, target)), np.arange(len(target)), labels)
+
+def _beaten(corr, own, labels=None) -> np.ndarray:
+    "Correlations (N,S) with candidates, `own` (N,) the right one of each: share of the others (of its class) that it beats."
+    wins, rivals = corr[np.arange(len(own)), own][:, None] > corr, np.arange(corr.shape[1]) != np.ravel(own)[:, None]
+    if labels is not None: rivals &= np.ravel(labels)[own][:, None] == np.ravel(labels)
     count = rivals.sum(1)
     return np.where(count > 0, (wins & rivals).sum(1) / np.maximum(count, 1), np.nan)
 
@@ -92,6 +95,18 @@ def top1(recon, target) -> np.ndarray:
     "1 where a reconstruction correlates most with its own target among all targets, else 0, (N,). Chance is 1/N."
     corr = correlation_matrix(*check_pair(recon, target))
     return (corr.argmax(1) == np.arange(len(corr))).astype(float)
+
+# %% ../nbs/20_metrics.ipynb #877160ba
+def identified_among(
+    recon,          # (N,28,28)
+    stimuli,        # (S,28,28), all different
+    own,            # (N,) which of them was shown
+    labels=None,    # (S,) classes of the stimuli; None: within-class identification is NaN
+) -> dict:          # identification, within_class_identification, top1: each (N,)
+    "Identification of rows against every other stimulus of a data set in which stimuli repeat."
+    corr, own = correlation_matrix(recon, stimuli), np.asarray(own)
+    within = _beaten(corr, own, labels) if labels is not None else np.full(len(own), np.nan)
+    return {"identification": _beaten(corr, own), "within_class_identification": within, "top1": (corr.argmax(1) == own).astype(float)}
 
 # %% ../nbs/20_metrics.ipynb #9ec91bae
 def _on(recon, target, threshold: float): return (a > threshold for a in check_pair(recon, target))

@@ -23,7 +23,7 @@ from .calibration import calibrate, calibration_figure
 from .core import DataError, progress, read_json, rng, sha256, write_json
 from .data import SIDE, BrainDataset, stimulus_ids
 from .encoding import EncodingModel
-from .evaluation import LADDER, Run, load_run, make_folds, spread
+from .evaluation import LADDER, Run, fold_scores, load_run, make_folds, spread
 from .metrics import bootstrap_interval, correlation_matrix, pcc, per_image
 from .models.base import make
 from .plots import PALETTE, house_style
@@ -74,7 +74,7 @@ def _score_once(name: str, data: BrainDataset, protocol: str, folds: int, only: 
         for k in range(first, last):
             train = cut.train if k == 0 else shuffled(cut.train, rng(seed, "null", k, f))
             recon = variant(name, preset, seed).fit(train).reconstruct(cut.test.fmri)
-            values[k - first].append(pd.DataFrame(per_image(recon, cut.test.images, cut.test.labels)))
+            values[k - first].append(pd.DataFrame(fold_scores(recon, cut, data)))
     return [{m: float(v) for m, v in pd.concat(v)[list(SCORES)].mean().items()} for v in values]
 
 def p_value(observed: float, null: np.ndarray, metric: str = "pcc") -> float:
@@ -179,7 +179,7 @@ def _learn_once(name: str, data: BrainDataset, protocol: str, folds: int, fold: 
     for share in SHARES:
         size = max(round(share * cut.train.n), 4)
         recon = variant(name, preset, seed).fit(cut.train.rows(np.sort(order[:size]))).reconstruct(cut.test.fmri)
-        values = per_image(recon, cut.test.images, cut.test.labels)
+        values = fold_scores(recon, cut, data)
         sizes.append(size); scores.append({m: values[m] for m in SCORES})
     return {"rows": cut.provenance["test_rows"], "sizes": sizes, "scores": scores}
 
