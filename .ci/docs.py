@@ -75,7 +75,7 @@ def read(path):
             cell["made_by"] = cell.source
             if re.search(r"^#\|\s*hide_input\b", cell.source, re.M): cell.source = ""
             cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M).strip()
-            cell.outputs = [o for o in cell.get("outputs", []) if o.get("name") != "stderr"]
+            cell.outputs = [o for o in cell.get("outputs", []) if o.get("name") != "stderr" and "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]      # (a progress bar is no result)
             if not cell.source and not cell.outputs: continue
         kept.append(cell)      # (an empty source leaves its outputs)
     notebook.cells = kept
