@@ -50,8 +50,9 @@ def main_models(names) -> list[str]:
     return [n for n in names if n in known or not any(n.startswith(f"{other}_") for other in names)]
 
 def top_model(run: Run) -> str:
-    "The highest rung of a run: its last model."
-    return main_models(run.answers)[-1]
+    "The highest rung of a run, in whatever order its models were named; of models that are not ours the last."
+    known = available()
+    return max(enumerate(main_models(run.answers)), key=lambda m: (known.index(m[1]) if m[1] in known else len(known), m[0]))[1]
 
 def pareto_figure(models: dict, metric: str = "pcc") -> Figure:
     "Quality against milliseconds per image, the area of a point by the number of parameters; models on the line are not beaten in both. `models`: name -> entry of metrics.json."
