@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from digit69.core import set_threads
-from digit69.data import development_file
+from digit69.readers import development_file
 
 set_threads(1)
 

@@ -7,13 +7,13 @@ import pytest
 from scipy.io import savemat
 
 from digit69.cli import main
-from digit69.data import to_arrays, write_split
-from digit69.sources import simulate
+from digit69.readers import split_to_arrays, write_split
+from digit69.simulation import simulate
 
 
 @pytest.fixture(scope="module")
 def arrays():
-    return to_arrays(simulate(n_train=12, n_test=4, n_voxels=30))
+    return split_to_arrays(simulate(n_train=12, n_test=4, n_voxels=30))
 
 
 def with_value(a, value):

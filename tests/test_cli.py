@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from digit69.cli import app
-from digit69.models.base import available
+from digit69.models.base import available_models
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUP = typer.main.get_command(app)
@@ -68,8 +68,8 @@ def test_bash_completes(line, offers, tmp_path): assert complete(line, tmp_path)
 
 
 def test_completion_knows_every_model():
-    from digit69.cli import _known_models
-    assert set(_known_models()) == set(available())
+    from digit69.cli_options import known_models
+    assert set(known_models()) == set(available_models())
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "nbs").glob("[0-9]*.ipynb")), ids=lambda p: p.stem)

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from digit69.converter import ClipImageEncoder, Digit69BaselineDataset, Digit69EmbeddingConverter, load_plain_pickle
+from digit69.clip import ClipImageEncoder
+from digit69.converter import Digit69BaselineDataset, Digit69EmbeddingConverter
+from digit69.safe_pickle import load_plain_pickle
 from digit69.core import DataError, ModelError, OutputError
 from digit69.data import Split
-from digit69.sources import simulate
+from digit69.simulation import simulate
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +307,7 @@ def test_loader_gives_batches(files):
 
 def clip_here():
     try:
-        import digit69.converter as c
+        import digit69.clip as c
         return bool(c._open_clip())
     except ModelError:
         return False

@@ -9,13 +9,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from digit69 import evaluation
-from digit69.core import DataError, ModelError, quiet, set_threads
-from digit69.evaluation import cross_validate, differences, load_reconstructions, make_folds, solo, spread, without_clock
-from digit69.sources import resolve, simulate
+from digit69 import crossval, parallel
+from digit69.core import DataError, ModelError, set_quiet, set_threads
+from digit69.crossval import cross_validate
+from digit69.scoring import paired_differences, drop_timings
+from digit69.runs import load_reconstructions
+from digit69.splits import make_folds
+from digit69.parallel import run_isolated, run_parallel
+from digit69.datasets import load_dataset
+from digit69.simulation import simulate
 
 set_threads(1)
-quiet()
+set_quiet()
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +31,14 @@ def data():
 @pytest.fixture(scope="module")
 def local(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("local")
-    cross_validate(data, ["ridge"], out, folds=5, repeats=2, seed=3)
+    cross_validate(data, ["ridge"], out, n_splits=5, n_repeats=2, seed=3)
     return out
 
 
 def same(a, b):
     "Two run folders hold the same results, clocks apart."
     read = lambda f, name: json.loads((f / name).read_text())
-    assert without_clock(read(a, "metrics.json")) == without_clock(read(b, "metrics.json"))
+    assert drop_timings(read(a, "metrics.json")) == drop_timings(read(b, "metrics.json"))
     assert read(a, "differences.json") == read(b, "differences.json")
     assert (a / "metrics_per_image.csv").read_bytes() == (b / "metrics_per_image.csv").read_bytes()
     return True
@@ -47,11 +52,11 @@ def cluster():
 
 
 def test_the_same_seed_gives_the_same_metrics_with_one_job_or_two(data, local, tmp_path):
-    for jobs in (1, 2):
-        cross_validate(data, ["ridge"], tmp_path / str(jobs), folds=5, repeats=2, seed=3, jobs=jobs)
-        assert same(local, tmp_path / str(jobs))
-    other = cross_validate(data, ["ridge"], tmp_path / "seed", folds=5, repeats=2, seed=4)
-    assert without_clock(other) != without_clock(json.loads((local / "metrics.json").read_text()))
+    for n_jobs in (1, 2):
+        cross_validate(data, ["ridge"], tmp_path / str(n_jobs), n_splits=5, n_repeats=2, seed=3, n_jobs=n_jobs)
+        assert same(local, tmp_path / str(n_jobs))
+    other = cross_validate(data, ["ridge"], tmp_path / "seed", n_splits=5, n_repeats=2, seed=4)
+    assert drop_timings(other) != drop_timings(json.loads((local / "metrics.json").read_text()))
 
 
 def test_a_cluster_that_loses_a_worker_midway_gives_the_same_metrics(data, local, tmp_path, cluster, monkeypatch):
@@ -61,20 +66,21 @@ def test_a_cluster_that_loses_a_worker_midway_gives_the_same_metrics(data, local
         written.append(path)
         if len(written) == 6: os.kill(victims[0], signal.SIGKILL)     # three models: the second fold has come back
         return keep(path, **arrays)
-    keep = evaluation.write_npz
-    monkeypatch.setattr(evaluation, "write_npz", watch)
-    cross_validate(data, ["ridge"], tmp_path / "dask", folds=5, repeats=2, seed=3, scheduler=cluster.scheduler_address)
+    keep = crossval.write_npz
+    monkeypatch.setattr(crossval, "write_npz", watch)
+    cross_validate(data, ["ridge"], tmp_path / "dask", n_splits=5, n_repeats=2, seed=3, scheduler=cluster.scheduler_address)
     assert victims[0] not in [w.pid for w in cluster.workers.values()]          # it is gone (a nanny has put another in its place)
     assert len(list((tmp_path / "dask" / "folds").rglob("*.npz"))) == 30
     assert same(local, tmp_path / "dask")
 
 
 def test_the_command_line_reaches_the_cluster(digit69, data, tmp_path, cluster):
-    from digit69.data import Split, write_split
+    from digit69.data import Split
+    from digit69.readers import write_split
     file = write_split(Split(data.rows(np.arange(40)), data.rows(np.arange(40, 50))), tmp_path / "d.npz")
     done = digit69("crossval", "--data", file, "--models", "ridge", "--folds", 3, "--quiet", "--engine", "dask", "--scheduler", cluster.scheduler_address, "--out", tmp_path / "dask")
     assert done.returncode == 0, done.stderr
-    cross_validate(resolve(str(file)).pooled(), ["ridge"], tmp_path / "local", folds=3)
+    cross_validate(load_dataset(str(file)).pooled(), ["ridge"], tmp_path / "local", n_splits=3)
     assert same(tmp_path / "local", tmp_path / "dask")
 
 
@@ -84,14 +90,14 @@ def test_a_killed_cross_validation_goes_on_where_it_was(data, local, tmp_path):
     import sys
     script = """if __name__ == "__main__":
     import sys, time
-    from digit69 import evaluation
-    from digit69.core import quiet
-    from digit69.sources import simulate
-    quiet()
-    keep = evaluation.write_npz
+    from digit69 import crossval
+    from digit69.core import set_quiet
+    from digit69.simulation import simulate
+    set_quiet()
+    keep = crossval.write_npz
     def slowly(*a, **k): time.sleep(.2); return keep(*a, **k)
-    evaluation.write_npz = slowly
-    evaluation.cross_validate(simulate(40, 10, 120).pooled(), ["ridge"], sys.argv[1], folds=5, repeats=2, seed=3)"""
+    crossval.write_npz = slowly
+    crossval.cross_validate(simulate(40, 10, 120).pooled(), ["ridge"], sys.argv[1], n_splits=5, n_repeats=2, seed=3)"""
     out = tmp_path / "cv"
     victim = subprocess.Popen([sys.executable, "-c", script, str(out)], start_new_session=True)
     deadline = time.monotonic() + 120
@@ -100,18 +106,18 @@ def test_a_killed_cross_validation_goes_on_where_it_was(data, local, tmp_path):
     victim.wait()
     before = {f: f.stat().st_mtime_ns for f in out.glob("folds/*/0*.npz")}
     assert 3 <= len(list(out.glob("folds/ridge/0*.npz"))) < 10 and not (out / "metrics.json").exists()
-    cross_validate(data, ["ridge"], out, folds=5, repeats=2, seed=3, jobs=2)
+    cross_validate(data, ["ridge"], out, n_splits=5, n_repeats=2, seed=3, n_jobs=2)
     assert before == {f: f.stat().st_mtime_ns for f in before}
     assert same(local, out)
 
 
 def test_an_expensive_model_is_examined_once_and_its_row_says_so(data, local, tmp_path):
-    cross_validate(data, ["ridge"], tmp_path, folds=5, repeats=2, seed=3, once=("ridge",))
+    cross_validate(data, ["ridge"], tmp_path, n_splits=5, n_repeats=2, seed=3, once=("ridge",))
     result = json.loads((tmp_path / "metrics.json").read_text())
     assert result["protocols"] == {"ridge": "stratified 5-fold x 1"} and len(list((tmp_path / "folds" / "ridge").iterdir())) == 5
     full = json.loads((local / "metrics.json").read_text())
     assert result["models"]["mean"]["pcc"] == full["models"]["mean"]["pcc"] and result["models"]["ridge"]["pcc"] != full["models"]["ridge"]["pcc"]
-    cross_validate(data, ["ridge"], tmp_path, folds=5, repeats=2, seed=3)                  # asked in full later: only what is missing is done
+    cross_validate(data, ["ridge"], tmp_path, n_splits=5, n_repeats=2, seed=3)                  # asked in full later: only what is missing is done
     assert same(local, tmp_path)
 
 
@@ -120,7 +126,7 @@ def test_leaving_stimuli_out_can_be_repeated(data):
     tested = [np.sort(np.concatenate([c.provenance["test_rows"] for c in cuts[k:k + 5]])) for k in (0, 5)]
     assert len(cuts) == 10 and all(np.array_equal(t, np.arange(data.n)) for t in tested) and cuts[0].provenance["protocol"].endswith(" x 2")
     assert not np.array_equal(cuts[0].provenance["test_rows"], cuts[5].provenance["test_rows"])
-    with pytest.raises(DataError, match="cannot be repeated"): make_folds(data, "leave-one-class-out", repeats=2)
+    with pytest.raises(DataError, match="cannot be repeated"): make_folds(data, "leave-one-class-out", n_repeats=2)
 
 
 @pytest.mark.parametrize("more, says", [(["--engine", "dask"], "needs --scheduler"), (["--once", "diffusion"], "not among the models"), (["--scheduler", "tcp://h:1"], "goes with --engine dask"), (["--protocol", "horoscope"], "choose from kfold"),
@@ -135,7 +141,7 @@ def test_wrong_words_are_one_line(more, says, capsys, tmp_path):
 def test_a_scheduler_without_workers_is_said(tmp_path):
     from distributed import LocalCluster
     with LocalCluster(n_workers=0, dashboard_address=None, host="127.0.0.1", silence_logs=50) as empty:
-        with pytest.raises(ModelError, match="no worker of tcp"): evaluation.connect(empty.scheduler_address, patience=1)
+        with pytest.raises(ModelError, match="no worker of tcp"): parallel.connect_to_dask(empty.scheduler_address, patience=1)
 
 
 def test_tasks_of_one_process_run_one_after_another_with_one_thread():
@@ -148,19 +154,19 @@ def test_tasks_of_one_process_run_one_after_another_with_one_thread():
         threads.update(i["num_threads"] for i in threadpool_info())
         time.sleep(.02)
         running -= 1
-    workers = [threading.Thread(target=solo, args=(task,)) for _ in range(4)]
+    workers = [threading.Thread(target=run_isolated, args=(task,)) for _ in range(4)]
     for w in workers: w.start()
     for w in workers: w.join()
     assert most == 1 and threads == {1}
 
 
 def test_a_damaged_or_missing_fold_is_redone_and_no_other(data, tmp_path):
-    cross_validate(data, ["ridge"], tmp_path, folds=5)
+    cross_validate(data, ["ridge"], tmp_path, n_splits=5)
     files = sorted((tmp_path / "folds" / "ridge").iterdir())
     before = [f.stat().st_mtime_ns for f in files]
     files[1].write_bytes(b"half")
     files[3].unlink()
-    cross_validate(data, ["ridge"], tmp_path, folds=5)
+    cross_validate(data, ["ridge"], tmp_path, n_splits=5)
     assert [f.stat().st_mtime_ns != b for f, b in zip(files, before)] == [False, True, False, True, False]
 
 
@@ -171,7 +177,7 @@ def test_a_left_out_class_never_reaches_train(data, tmp_path):
         assert not set(cut.train.labels) & set(cut.test.labels)
         assert cut.train.n + cut.test.n == data.n
     result = cross_validate(data, ["ridge"], tmp_path, protocol="leave-one-class-out")
-    with_it = cross_validate(data, ["ridge"], tmp_path / "kfold", folds=5)
+    with_it = cross_validate(data, ["ridge"], tmp_path / "kfold", n_splits=5)
     assert list(result["models"]) == ["mean", "class_mean", "ridge"]                       # the class mean works with one class, and is the mean
     assert result["models"]["class_mean"]["pcc"] == result["models"]["mean"]["pcc"]
     assert result["models"]["ridge"]["pcc"]["mean"] < with_it["models"]["ridge"]["pcc"]["mean"]
@@ -195,7 +201,7 @@ def test_a_model_that_cannot_learn_from_a_fold_is_left_out_with_its_reason(data,
     result = cross_validate(data, ["ridge", "picky"], tmp_path, protocol="leave-one-class-out")
     assert "picky" not in result["models"] and "picky needs two classes" in result["skipped"]["picky"]
     with pytest.raises(ModelError, match="needs two classes"): cross_validate(data, ["picky"], tmp_path / "alone", protocol="leave-one-class-out")
-    assert "picky" in cross_validate(data, ["picky"], tmp_path / "fine", folds=5)["models"]
+    assert "picky" in cross_validate(data, ["picky"], tmp_path / "fine", n_splits=5)["models"]
 
 
 def test_protocols_that_the_data_cannot_carry_are_refused(data):
@@ -219,8 +225,8 @@ def test_a_model_does_not_differ_from_itself():
 
     from digit69.metrics import METRICS
     table = pd.DataFrame({m: np.random.default_rng(0).normal(size=30) for m in METRICS})
-    assert differences({"ridge": table, "twin": table})["pairs"]["ridge"]["twin"]["pcc"] == {"mean": 0, "lo": 0, "hi": 0}
+    assert paired_differences({"ridge": table, "twin": table})["pairs"]["ridge"]["twin"]["pcc"] == {"mean": 0, "lo": 0, "hi": 0}
 
 
 def test_results_come_with_their_number():
-    assert dict(spread(2, [(pow, i, 2) for i in range(5)])) == {i: i * i for i in range(5)}
+    assert dict(run_parallel(2, [(pow, i, 2) for i in range(5)])) == {i: i * i for i in range(5)}

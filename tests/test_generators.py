@@ -3,14 +3,16 @@ import numpy as np
 import pytest
 import torch
 
-from digit69.core import quiet
-from digit69.models.base import Reconstructor, make
-from digit69.models.ldm import Digit69LDM, LatentDenoiser, latent_schedule
+from digit69.core import set_quiet
+from digit69.models.base import Reconstructor, make_model
+from digit69.models.ldm import Digit69LDM, latent_schedule
+from digit69.models.denoiser import LatentDenoiser
 from digit69.models.regression import SimpleRegressionModel
-from digit69.models.vae import ConditionalVAE, round_trip, small_autoencoder
-from digit69.sources import simulate
+from digit69.models.vae import ConditionalVAE
+from digit69.models.autoencoder import round_trip, small_autoencoder
+from digit69.simulation import simulate
 
-quiet()
+set_quiet()
 NAMES = ("regression", "cvae", "ldm")
 DRAWING = ("cvae", "ldm")
 
@@ -22,7 +24,7 @@ def subject(voxels=60):
 @pytest.fixture(scope="module")
 def fitted():
     split = subject()
-    return split, {name: make(name, "smoke").fit(split.train) for name in NAMES}
+    return split, {name: make_model(name, "smoke").fit(split.train) for name in NAMES}
 
 
 def embeddings(n=3):
@@ -74,9 +76,9 @@ def test_saved_and_loaded_it_answers_the_same(fitted, name, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_seed_gives_the_same_model(fitted, name):
     split, models = fitted
-    again = make(name, "smoke").fit(split.train)
+    again = make_model(name, "smoke").fit(split.train)
     assert np.array_equal(again.reconstruct(split.test.fmri), models[name].reconstruct(split.test.fmri))
-    other = make(name, "smoke", seed=1).fit(split.train)
+    other = make_model(name, "smoke", seed=1).fit(split.train)
     assert not np.array_equal(other.reconstruct(split.test.fmri), models[name].reconstruct(split.test.fmri))
 
 
@@ -101,7 +103,7 @@ def test_draws_are_seeded_and_differ(fitted, name):
 def test_other_numbers_of_voxels(name):
     for voxels in (40, 90):
         split = subject(voxels)
-        assert make(name, "smoke").fit(split.train).reconstruct(split.test.fmri).shape == (5, 28, 28)
+        assert make_model(name, "smoke").fit(split.train).reconstruct(split.test.fmri).shape == (5, 28, 28)
 
 
 @pytest.mark.parametrize("prediction", ["sample", "v_prediction", "epsilon"])
@@ -109,10 +111,10 @@ def test_other_numbers_of_voxels(name):
 def test_every_scheduler_draws_from_the_same_ldm(prediction, scheduler):
     torch.manual_seed(0)
     ldm = Digit69LDM(LatentDenoiser(width=16, depth=1), small_autoencoder(), latent_schedule(prediction)).eval()
-    for steps, guidance in ((1, 1.), (2, 2.), (7, 1.5)):
-        draws = ldm.sample(embeddings(2), n_samples=2, steps=steps, guidance=guidance, seed=4, scheduler=scheduler)
+    for steps, guidance_scale in ((1, 1.), (2, 2.), (7, 1.5)):
+        draws = ldm.sample(embeddings(2), n_samples=2, steps=steps, guidance_scale=guidance_scale, seed=4, scheduler=scheduler)
         assert draws.shape == (2, 2, 28, 28) and torch.isfinite(draws).all() and draws.min() >= 0 and draws.max() <= 1
-        assert torch.equal(draws, ldm.sample(embeddings(2), 2, steps, guidance, 4, scheduler))
+        assert torch.equal(draws, ldm.sample(embeddings(2), 2, steps, guidance_scale, 4, scheduler))
 
 
 def test_an_ldm_takes_a_scheduler_object():

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from digit69.core import checkout
-from digit69.data import read_split, write_split
-from digit69.metrics import METRICS, per_image, summary
-from digit69.models.base import make
-from digit69.sources import simulate
+from digit69.manifest import checkout
+from digit69.readers import read_split, write_split
+from digit69.metrics import METRICS, compute_metrics, summarize
+from digit69.models.base import make_model
+from digit69.simulation import simulate
 
 scorer = (checkout() or Path.cwd()).parent / "shared" / "tools" / "score.py"
 
@@ -22,7 +22,7 @@ def agree(file, recon, tmp_path):
     np.savez(tmp_path / "recon.npz", reconstructions=recon)
     theirs = json.loads(subprocess.run([sys.executable, scorer, file, tmp_path / "recon.npz"], capture_output=True, text=True, check=True).stdout)
     test = read_split(file).test
-    ours = summary(per_image(recon, test.images, test.labels), labels=test.labels)
+    ours = summarize(compute_metrics(recon, test.images, test.labels), labels=test.labels)
     for key in METRICS:
         if key in theirs:
             assert abs(ours[key]["mean"] - theirs[key]) <= 5.1e-5, (key, ours[key]["mean"], theirs[key])
@@ -32,7 +32,7 @@ def agree(file, recon, tmp_path):
 @pytest.mark.parametrize("model", ["mean", "class_mean", "ridge"])
 def test_agrees_with_the_independent_scorer_on_real_digits(digits_file, model, tmp_path):
     split = read_split(digits_file)
-    agree(digits_file, make(model).fit(split.train).reconstruct(split.test.fmri), tmp_path)
+    agree(digits_file, make_model(model).fit(split.train).reconstruct(split.test.fmri), tmp_path)
 
 
 def test_agrees_on_unbalanced_classes_and_noise(tmp_path):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from digit69.data import write_split
-from digit69.models.base import available
-from digit69.sources import simulate
+from digit69.readers import write_split
+from digit69.models.base import available_models
+from digit69.simulation import simulate
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def test_all_models_in_one_run(digit69, folder):
     assert done.returncode == 0, done.stderr
     run = folder / "run"
     metrics = json.loads((run / "metrics.json").read_text())["models"]
-    assert set(available()) <= set(metrics)
+    assert set(available_models()) <= set(metrics)
     for name in ("cvae", "diffusion", "ldm"):
         with np.load(run / "reconstructions" / f"{name}.npz") as z:
             assert z["samples"].shape == (6, 19, 28, 28) and z["reconstructions"].shape == (6, 28, 28)

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 from digit69.core import ModelError
-from digit69.data import BrainDataset, write_split
-from digit69.encoding import Encoding
+from digit69.data import BrainDataset
+from digit69.readers import write_split
+from digit69.receptive_fields import EncodingConfig
 from digit69.metrics import pcc
-from digit69.models.base import Reconstructor, make
-from digit69.models.posterior import candidates, choose, described, drawn, inner_likelihoods, weigh
-from digit69.sources import morph, simulate
+from digit69.models.base import Reconstructor, make_model
+from digit69.models.candidates import make_candidates, compute_features, sample_indices, posterior_weights
+from digit69.models.prior_selection import cross_validate_prior, fit_inner_likelihoods
+from digit69.augmentation import interpolate_shapes
+from digit69.simulation import simulate
 
 LIGHT = dict(n_candidates=3000, exponents=(.15,), strengths=(1.,), voxels=(100, 200), draws=16, steps=10, network_steps=60, width=128)
 
@@ -24,11 +27,11 @@ def split():
 
 @pytest.fixture(scope="module")
 def fitted(split):
-    return make("posterior", **LIGHT).fit(split.train)
+    return make_model("posterior", **LIGHT).fit(split.train)
 
 
 def test_it_beats_ridge_on_a_simulated_subject(split, fitted):
-    ours, ridge = (pcc(m.reconstruct(split.test.fmri), split.test.images).mean() for m in (fitted, make("ridge").fit(split.train)))
+    ours, ridge = (pcc(m.reconstruct(split.test.fmri), split.test.images).mean() for m in (fitted, make_model("ridge").fit(split.train)))
     assert ours > ridge
 
 
@@ -56,18 +59,18 @@ def test_intervals_hold_draws_and_widen_with_the_level(split, fitted):
 
 
 def test_selection_never_sees_candidates_of_held_out_stimuli(split):
-    images, parents = candidates(split.train, 300, seed=0)
-    inner = inner_likelihoods(split.train, Encoding(voxels=100), (100,), folds=4)
+    images, parents = make_candidates(split.train, 300, seed=0)
+    inner = fit_inner_likelihoods(split.train, EncodingConfig(voxels=100), (100,), n_splits=4)
     assert sorted(np.concatenate([out for out, _ in inner])) == list(range(split.train.n))
-    honest, leaky = (choose(split.train, {1.: described(images, p, Encoding())}, inner) for p in (parents, np.repeat(np.arange(300)[:, None] % 9, 3, 1)))
+    honest, leaky = (cross_validate_prior(split.train, {1.: compute_features(images, p, EncodingConfig())}, inner) for p in (parents, np.repeat(np.arange(300)[:, None] % 9, 3, 1)))
     assert max(p for p, _ in leaky.values()) > max(p for p, _ in honest.values()) + .02                  # hardly anything barred: the answer is among the candidates
 
 
 def test_shuffled_pairs_decode_nothing(split):
     order = np.random.default_rng(0).permutation(split.train.n)
     shuffled = BrainDataset(split.train.fmri[order], split.train.images, split.train.labels)
-    wrong = make("posterior", **LIGHT).fit(shuffled)
-    mean = make("mean").fit(split.train)
+    wrong = make_model("posterior", **LIGHT).fit(shuffled)
+    mean = make_model("mean").fit(split.train)
     assert pcc(wrong.reconstruct(split.test.fmri), split.test.images).mean() < pcc(mean.reconstruct(split.test.fmri), split.test.images).mean() + .05
 
 
@@ -90,14 +93,14 @@ def test_constant_voxels_few_rows_and_no_labels(split):
     fmri = split.train.fmri.copy()
     fmri[:, :40] = 3.
     for part in (BrainDataset(fmri, split.train.images), replace(split.train, labels=None).rows(np.arange(5)), split.train.rows(np.r_[0:4, 0:4])):
-        model = make("posterior", "smoke").fit(part)
+        model = make_model("posterior", "smoke").fit(part)
         assert np.isfinite(model.reconstruct(split.test.fmri)).all()
     with pytest.raises(ModelError, match="estimate"):
-        make("posterior", estimate="median").fit(split.train)
+        make_model("posterior", estimate="median").fit(split.train)
 
 
 def test_morph_of_one_class_stays_in_it(split):
-    _, parents = morph(split.train.images, 40, split.train.labels)
+    _, parents = interpolate_shapes(split.train.images, 40, split.train.labels)
     assert all(len(set(split.train.labels[p])) == 1 for p in parents)
 
 
@@ -124,9 +127,9 @@ def test_draws_are_as_warm_as_the_energy_score_asks(split, fitted):
 
 def test_barred_candidates_get_no_weight(split, fitted):
     barred = np.arange(len(fitted.latents_)) % 2 == 0
-    weights = weigh(fitted.given, fitted.given.hear(split.test.fmri), fitted.latents_, 6., barred)
+    weights = posterior_weights(fitted.given, fitted.given.sufficient_statistics(split.test.fmri), fitted.latents_, 6., barred)
     assert (weights[:, barred] == 0).all() and np.allclose(weights.sum(1), 1, atol=1e-4)
-    picked = drawn(weights, 40, 0)
+    picked = sample_indices(weights, 40, 0)
     assert not barred[picked].any()
     counts = np.stack([np.bincount(row, minlength=len(barred)) for row in picked])
     assert (np.abs(counts - 40 * weights) < 1 + 1e-3).all()                                               # stratified: to within one

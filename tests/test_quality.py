@@ -4,8 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from digit69.data import BrainDataset, Split, development_file, leave_stimulus_out, read_split
-from digit69.quality import CHECKS, LEVELS, audit, normalisation, quality_figure
+from digit69.data import BrainDataset, Split
+from digit69.readers import development_file, read_split
+from digit69.splits import leave_stimulus_out
+from digit69.quality import CHECKS, audit
+from digit69.quality_voxels import LEVELS
+from digit69.quality_leakage import normalization_source
+from digit69.quality_figure import quality_figure
 
 
 def experiment(n=60, m=12, voxels=80, seed=0, offset=0.):
@@ -13,8 +18,8 @@ def experiment(n=60, m=12, voxels=80, seed=0, offset=0.):
     random = np.random.default_rng(seed)
     coarse = random.random((n + m, 7, 7))
     fmri = offset + coarse.reshape(n + m, 49) @ random.normal(size=(49, voxels)) + random.normal(size=(n + m, voxels))
-    all_rows = BrainDataset(fmri - fmri[:1], np.kron(coarse, np.ones((4, 4))), np.arange(n + m) % 2, "toy")
-    return Split(all_rows.rows(np.arange(n)), all_rows.rows(np.arange(n, n + m)), "toy")
+    all_rows = BrainDataset(fmri - fmri[:1], np.kron(coarse, np.ones((4, 4))), np.arange(n + m) % 2, name="toy")
+    return Split(all_rows.rows(np.arange(n)), all_rows.rows(np.arange(n, n + m)), name="toy")
 
 
 def with_voxels(split, train, test):
@@ -57,7 +62,7 @@ def test_copied_voxel_rows_are_found_also_with_a_little_noise(noise):
 @pytest.mark.parametrize("kind", ["z", "min-max"])
 @pytest.mark.parametrize("on_train, on_test, verdict", [("train", "train", "train"), ("all", "all", "pooled"), ("train", "test", "test"), ("test", "test", "test")])
 def test_the_audit_tells_whom_a_scaling_was_learnt_on(kind, on_train, on_test, verdict):
-    finding = normalisation(scaled(experiment(), on_train, on_test, kind))
+    finding = normalization_source(scaled(experiment(), on_train, on_test, kind))
     assert finding.values["learnt_on"] == verdict
     assert (finding.level == "leak") == (verdict != "train")
 
@@ -65,14 +70,14 @@ def test_the_audit_tells_whom_a_scaling_was_learnt_on(kind, on_train, on_test, v
 @pytest.mark.parametrize("m", [1, 2, 3, 5])
 def test_pooled_scaling_is_seen_with_few_test_rows_and_train_scaling_is_not_accused(m):
     split = experiment(m=m)
-    assert normalisation(scaled(split, "all", "all")).level == "leak"
-    assert normalisation(scaled(split, "train", "train")).level == "ok"
-    assert normalisation(split).level == "ok"
+    assert normalization_source(scaled(split, "all", "all")).level == "leak"
+    assert normalization_source(scaled(split, "train", "train")).level == "ok"
+    assert normalization_source(split).level == "ok"
 
 
 def test_a_row_dropped_after_pooled_scaling_does_not_hide_it():
     split = scaled(experiment(), "all", "all")
-    assert normalisation(replace(split, train=split.train.rows(np.arange(1, 60)))).values["learnt_on"] == "pooled"
+    assert normalization_source(replace(split, train=split.train.rows(np.arange(1, 60)))).values["learnt_on"] == "pooled"
 
 
 def test_no_false_alarm_on_voxels_that_vary_around_zero():
@@ -80,7 +85,7 @@ def test_no_false_alarm_on_voxels_that_vary_around_zero():
     for _ in range(200):
         n, m, v = random.integers(4, 40), random.integers(1, 6), random.integers(2, 60)
         x = random.normal(size=(n + m, v))
-        assert normalisation(Split(BrainDataset(x[:n], np.zeros((n, 28, 28))), BrainDataset(x[n:]))).level != "leak"
+        assert normalization_source(Split(BrainDataset(x[:n], np.zeros((n, 28, 28))), BrainDataset(x[n:]))).level != "leak"
 
 
 def test_the_audit_repeats_itself_and_is_plain_json():

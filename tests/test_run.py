@@ -11,11 +11,12 @@ import time
 import numpy as np
 import pytest
 
-from digit69.core import checkout, sha256
-from digit69.data import read_split, to_arrays, write_split
-from digit69.evaluation import without_clock
+from digit69.manifest import checkout
+from digit69.files import sha256
+from digit69.readers import read_split, split_to_arrays, write_split
+from digit69.scoring import drop_timings
 from digit69.metrics import METRICS
-from digit69.sources import simulate
+from digit69.simulation import simulate
 
 FILES = ["manifest.json", "metrics.json", "metrics_per_image.csv", "MODEL_CARD.md", "audit.json", "reports/evaluate.html", "reports/evaluate.ipynb",
          "figures/data_quality_analysis.png", "figures/comprehensive_model_comparison.png", "figures/metrics_comparison.png", "figures/best_worst_reconstructions.png",
@@ -38,7 +39,7 @@ def test_run_writes_the_promised_folder_and_repeats_itself(digit69, small, tmp_p
         assert "ridge" in done.stdout and "Traceback" not in done.stderr
     assert all((tmp_path / "a" / f).is_file() for f in FILES)
     a, b = metrics(tmp_path / "a"), metrics(tmp_path / "b")
-    assert without_clock(a) == without_clock(b)
+    assert drop_timings(a) == drop_timings(b)
     assert a["schema_version"] == 1 and a["data"] == {"name": "small", "sha256": sha256(small), "n_train": 40, "n_test": 10, "n_voxels": 200, "protocol": "the split of the file"}
     for m in a["models"].values():
         assert set(m) == {*METRICS, "n_parameters", "train_seconds", "latency_ms_per_image"}
@@ -98,7 +99,7 @@ def test_a_killed_run_goes_on_where_it_was(small, tmp_path):
 
 
 def test_blind_file_from_the_command_line(digit69, small, tmp_path):
-    arrays = {k: v for k, v in to_arrays(read_split(small)).items() if k not in ("stimTest", "labelTest")}
+    arrays = {k: v for k, v in split_to_arrays(read_split(small)).items() if k not in ("stimTest", "labelTest")}
     np.savez(tmp_path / "blind.npz", **arrays)
     assert digit69("train", "--data", tmp_path / "blind.npz", "--model", "ridge", "--out", tmp_path / "m").returncode == 0
     done = digit69("reconstruct", "--model", tmp_path / "m", "--data", tmp_path / "blind.npz", "--out", tmp_path / "r.npz")
@@ -110,7 +111,7 @@ def test_blind_file_from_the_command_line(digit69, small, tmp_path):
 
 
 def test_without_labels_the_class_mean_is_left_out(digit69, small, tmp_path):
-    arrays = {k: v for k, v in to_arrays(read_split(small)).items() if not k.startswith("label")}
+    arrays = {k: v for k, v in split_to_arrays(read_split(small)).items() if not k.startswith("label")}
     np.savez(tmp_path / "unlabelled.npz", **arrays)
     done = digit69("run", "--data", tmp_path / "unlabelled.npz", "--out", tmp_path / "r")
     assert done.returncode == 0 and "class_mean left out" in done.stderr, done.stderr

@@ -11,10 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from digit69 import sources
-from digit69.core import DataError, OutputError, quiet, set_threads, sha256
-from digit69.data import shared_stimuli, stimulus_ids, write_split
-from digit69.sources import KNOWN, Known, augment, cache_folder, fetch, find, purge, resolve, simulate, simulated_stimuli
+from digit69 import simulated_stimuli as stimuli_module, simulation
+from digit69.core import DataError, OutputError, set_quiet, set_threads
+from digit69.files import sha256
+from digit69.splits import shared_stimuli, stimulus_ids
+from digit69.readers import write_split
+from digit69.datasets import DATASETS, DatasetSpec, cache_folder, fetch, find_local, load_dataset
+from digit69.augmentation import augment
+from digit69.prior import deduplicate
+from digit69.simulation import simulate
+from digit69.simulated_stimuli import simulated_stimuli
 
 set_threads(1)
 BODY = np.random.default_rng(0).bytes(200_000)
@@ -30,7 +36,7 @@ class Server(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def known(self, file="mine.npz"):
-        return Known("mine", file, f"http://127.0.0.1:{self.server_port}/{file}", sha256(BODY), "nobody", "none")
+        return DatasetSpec("mine", file, f"http://127.0.0.1:{self.server_port}/{file}", sha256(BODY), "nobody", "none")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -57,9 +63,9 @@ def place(tmp_path, monkeypatch):
     monkeypatch.delenv("DIGIT69_DATA", raising=False)
     for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"): monkeypatch.delenv(proxy, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    quiet(False)
+    set_quiet(False)
     yield tmp_path
-    quiet(False)
+    set_quiet(False)
 
 
 @pytest.fixture
@@ -133,7 +139,7 @@ def test_an_error_of_the_server_is_one_line(server):
 
 def test_a_closed_port_is_reported_within_ten_seconds():
     start = time.monotonic()
-    with pytest.raises(DataError, match="--data simulated") as e: fetch(replace(KNOWN["digit69"], url=f"http://127.0.0.1:{closed_port()}/x"))
+    with pytest.raises(DataError, match="--data simulated") as e: fetch(replace(DATASETS["digit69"], url=f"http://127.0.0.1:{closed_port()}/x"))
     assert time.monotonic() - start < 10 and "\n" not in str(e.value)
 
 
@@ -147,7 +153,7 @@ def test_a_silent_server_is_given_up_within_ten_seconds(server):
 def test_a_hanging_name_lookup_is_given_up_within_ten_seconds(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: time.sleep(30))
     start = time.monotonic()
-    with pytest.raises(DataError, match="no answer within 8 seconds"): fetch(replace(KNOWN["digit69"], url="http://a-name-that-hangs.invalid/x"))
+    with pytest.raises(DataError, match="no answer within 8 seconds"): fetch(replace(DATASETS["digit69"], url="http://a-name-that-hangs.invalid/x"))
     assert time.monotonic() - start < 10
 
 
@@ -158,7 +164,7 @@ def test_a_cache_that_cannot_be_written_is_an_output_error(server, place, monkey
 
 
 def test_fetching_says_whose_data_it_is(server, capsys):
-    fetch(replace(server.known(), whose="Ada", terms="ask her"))
+    fetch(replace(server.known(), owner="Ada", terms="ask her"))
     assert "data of Ada. Terms: ask her." in capsys.readouterr().err
 
 
@@ -166,19 +172,19 @@ def test_fetching_says_whose_data_it_is(server, capsys):
 
 @pytest.fixture
 def offline(monkeypatch):
-    for name, k in list(KNOWN.items()): monkeypatch.setitem(KNOWN, name, replace(k, url=f"http://127.0.0.1:{closed_port()}/{k.file}"))
+    for name, k in list(DATASETS.items()): monkeypatch.setitem(DATASETS, name, replace(k, url=f"http://127.0.0.1:{closed_port()}/{k.file}"))
 
 
 def test_auto_takes_data_then_cache_then_download_then_simulated(place, server, monkeypatch, capsys):
     splits = {where: simulate(8, 4, 20, seed=i) for i, where in enumerate(("pointed", "cached", "served"))}
     for where, s in splits.items(): (place/where).mkdir(); write_split(s, place/where/"digit69_28x28.mat")
     server.body = (place/"served"/"digit69_28x28.mat").read_bytes()
-    entry = replace(KNOWN["digit69"], url=f"http://127.0.0.1:{server.server_port}/x")
-    taken = lambda: (s := resolve("auto")) and (s.provenance["source"].split(":")[0], s.train.fmri.sum())
+    entry = replace(DATASETS["digit69"], url=f"http://127.0.0.1:{server.server_port}/x")
+    taken = lambda: (s := load_dataset("auto")) and (s.provenance["source"].split(":")[0], s.train.fmri.sum())
     expect = lambda where, word: (word, splits[where].train.fmri.sum())
 
     monkeypatch.setenv("DIGIT69_DATA", str(place/"pointed"))
-    monkeypatch.setitem(KNOWN, "digit69", replace(entry, sha256=sha256(place/"cached"/"digit69_28x28.mat")))
+    monkeypatch.setitem(DATASETS, "digit69", replace(entry, sha256=sha256(place/"cached"/"digit69_28x28.mat")))
     cache_folder().mkdir()
     (cache_folder()/"digit69_28x28.mat").write_bytes((place/"cached"/"digit69_28x28.mat").read_bytes())
     assert taken() == expect("pointed", "$DIGIT69_DATA")
@@ -186,13 +192,13 @@ def test_auto_takes_data_then_cache_then_download_then_simulated(place, server, 
     monkeypatch.delenv("DIGIT69_DATA")
     assert taken() == expect("cached", "the cache")
     assert server.asked == [] and "Donders" in capsys.readouterr().err
-    monkeypatch.setitem(KNOWN, "digit69", replace(entry, sha256=sha256(server.body)))
+    monkeypatch.setitem(DATASETS, "digit69", replace(entry, sha256=sha256(server.body)))
     assert taken() == expect("served", "a download") and len(server.asked) == 1
     assert taken() == expect("served", "the cache") and len(server.asked) == 1
     (cache_folder()/"digit69_28x28.mat").unlink()
     server.status = 503
     capsys.readouterr()
-    assert resolve("auto").provenance["source"] == "simulated"
+    assert load_dataset("auto").provenance["source"] == "simulated"
     err = capsys.readouterr().err
     assert "503" in err and "no person was measured" in err
 
@@ -200,32 +206,32 @@ def test_auto_takes_data_then_cache_then_download_then_simulated(place, server, 
 def test_a_missing_place_is_a_mistake_not_a_reason_to_look_elsewhere(place, offline, monkeypatch):
     monkeypatch.setenv("DIGIT69_DATA", str(place/"nowhere"))
     for spec in ("auto", "digit69", "miyawaki"):
-        with pytest.raises(DataError, match="does not exist: correct it or unset it"): resolve(spec)
+        with pytest.raises(DataError, match="does not exist: correct it or unset it"): load_dataset(spec)
 
 
 def test_unreadable_data_are_told_not_replaced(place, offline, monkeypatch):
     (place/"digit69_28x28.mat").write_bytes(b"not a mat file")
     monkeypatch.setenv("DIGIT69_DATA", str(place))
-    with pytest.raises(DataError, match="not a readable .mat"): resolve("auto")
+    with pytest.raises(DataError, match="not a readable .mat"): load_dataset("auto")
 
 
 def test_data_may_be_one_file_of_any_name(place, offline, monkeypatch):
     mine = simulate(8, 4, 20)
     monkeypatch.setenv("DIGIT69_DATA", str(write_split(mine, place/"subject7.npz")))
-    assert resolve("auto").digest == mine.digest
-    with pytest.raises(DataError, match="could not be fetched"): resolve("miyawaki")
+    assert load_dataset("auto").digest == mine.digest
+    with pytest.raises(DataError, match="could not be fetched"): load_dataset("miyawaki")
 
 
 @pytest.mark.parametrize("name,file", [("digit69", "digit69_dev.mat"), ("miyawaki", "miyawaki_structured_28x28.mat"), ("mnist", "mnist69.npz"), ("mnist", "mnist.npz")])
 def test_a_folder_may_hold_any_of_them(place, monkeypatch, name, file):
     (place/file).write_bytes(b"x")
     monkeypatch.setenv("DIGIT69_DATA", str(place))
-    assert find(name) == place/file and all(find(n) is None for n in KNOWN if n != name)
+    assert find_local(name) == place/file and all(find_local(n) is None for n in DATASETS if n != name)
 
 
 def test_a_word_that_is_nothing_lists_the_choices():
     for word in ("digit96", "mnist", "no/such/file.mat", ""):
-        with pytest.raises(DataError) as e: resolve(word)
+        with pytest.raises(DataError) as e: load_dataset(word)
         assert "\n" not in str(e.value) and "--data" in str(e.value)
 
 
@@ -233,8 +239,8 @@ def test_a_word_that_is_nothing_lists_the_choices():
 
 def test_train_and_test_share_neither_stimuli_nor_originals(monkeypatch):
     parents = []
-    real = sources.augment
-    monkeypatch.setattr(sources, "augment", lambda images, *a, **k: (parents.append({i.tobytes() for i in images}), real(images, *a, **k))[1])
+    real = stimuli_module.augment
+    monkeypatch.setattr(stimuli_module, "augment", lambda images, *a, **k: (parents.append({i.tobytes() for i in images}), real(images, *a, **k))[1])
     for n_train, n_test in ((90, 10), (900, 100), (2, 1), (3, 300)):
         parents.clear()
         (train, t1), (test, t2) = simulated_stimuli(n_train, n_test)
@@ -249,17 +255,17 @@ def test_trials_differ_and_chunks_do_not_matter(monkeypatch):
     whole = simulate(40, 10, 300)
     monkeypatch.setattr(sources, "CHUNK", 7)
     assert np.allclose(simulate(40, 10, 300).train.fmri, whole.train.fmri, atol=1e-5)
-    s = sources.subject(100)
+    s = simulation.draw_subject(100)
     twice = np.repeat(whole.train.images[:1], 2, 0)
-    a, b = sources.respond(s, twice, .3)
+    a, b = simulation.simulate_responses(s, twice, .3)
     assert np.abs(a - b).mean() > .1
-    a, b = sources.respond(s, twice, 0)
+    a, b = simulation.simulate_responses(s, twice, 0)
     assert np.array_equal(a, b)
 
 
 def test_a_simulated_subject_survives_its_file(place):
     s = simulate(20, 6, 40)
-    assert resolve(write_split(s, place/"s.mat")).digest == resolve(write_split(s, place/"s.npz")).digest == s.digest
+    assert load_dataset(write_split(s, place/"s.mat")).digest == load_dataset(write_split(s, place/"s.npz")).digest == s.digest
     assert len(shared_stimuli(s)) == 0
 
 
@@ -280,10 +286,10 @@ def test_a_purge_finds_copies_among_thousands_in_seconds():
     many = augment(references, 12_000, strength=2.5, seed=1)[0]
     many[[5, 7000, 11_999]] = references[:3]
     start = time.monotonic()
-    out = purge(many, references)
+    out = deduplicate(many, references)
     assert time.monotonic() - start < 20
     assert out.n_exact == 3 and not out.kept[[5, 7000, 11_999]].any() and len(out.images) == out.kept.sum()
-    none = purge(many[:0], references)
+    none = deduplicate(many[:0], references)
     assert (none.n_exact, none.n_near, len(none.images)) == (0, 0, 0)
 
 
@@ -294,6 +300,6 @@ def test_importing_is_light():
 
 def test_only_the_published_file_holds_a_published_split(tmp_path, monkeypatch):
     path = write_split(simulate(20, 4, 30), tmp_path / "mine.mat")
-    assert resolve(str(path)).provenance["protocol"] == "the split of the file"
-    monkeypatch.setitem(KNOWN, "digit69", replace(KNOWN["digit69"], sha256=sha256(path)))
-    assert resolve(str(path)).provenance["protocol"] == "published split"
+    assert load_dataset(str(path)).provenance["protocol"] == "the split of the file"
+    monkeypatch.setitem(DATASETS, "digit69", replace(DATASETS["digit69"], sha256=sha256(path)))
+    assert load_dataset(str(path)).provenance["protocol"] == "published split"

@@ -165,7 +165,7 @@ def drive(driver, url, out, name, start=None):
 
 def with_one_missing(folder):
     "A small run of models that draw, one of whose models has been taken away."
-    from digit69.explore import small_run
+    from digit69.serve import small_run
     run = small_run(folder, ("ridge", "posterior", "ldm"))[1]
     (Path(run) / "models" / "class_mean" / "model.json").unlink()
     return run
@@ -234,9 +234,9 @@ def main():
     o = options.parse_args()
     begun = time.monotonic()
     install()
-    from digit69.core import quiet, set_threads
+    from digit69.core import set_quiet, set_threads
     from digit69.report import report_notebook
-    set_threads(1); quiet(); o.out.mkdir(parents=True, exist_ok=True)
+    set_threads(1); set_quiet(); o.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as tmp, open(o.out / "server.log", "w+") as log:
         run = "" if o.only_book else str(Path(o.run).resolve()) if o.run else str(with_one_missing(Path(tmp) / "run"))
         os.environ["DIGIT69_EXPLORE_RUN"] = run
