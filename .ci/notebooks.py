@@ -45,6 +45,11 @@ def notebook_files(root: Path = ROOT) -> list[Path]:
     return [file for file in files if ".ipynb_checkpoints" not in file.parts]
 
 
+def plain_name(name: str) -> str:
+    """A notebook's name as given on a command line, without folder and ending (it may hold other dots)."""
+    return Path(name).name.removesuffix(".ipynb")
+
+
 def read_code_cells(file: Path, root: Path = ROOT) -> list[Cell]:
     """The code cells of one notebook; `index` counts cells of every kind from 0."""
     content = json.loads(file.read_text(encoding="utf-8"))
