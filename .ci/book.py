@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from notebooks import ROOT, notebook_files, plain_name
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -34,24 +37,11 @@ class Execution:
 
 
 def execute(file: Path) -> Execution:
-    """Run a notebook with the kernel of this interpreter; write it only when no cell failed."""
-    import nbformat
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
-
+    """Run a notebook; write it only when no cell failed."""
     started = time.monotonic()
     notebook = nbformat.read(file, 4)
-    client = NotebookClient(
-        notebook,
-        timeout=None,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(file.parent)}},
-        record_timing=False,
-        store_widget_state=False,
-        extra_arguments=["--IPKernelApp.log_level=ERROR"],
-    )
     try:
-        client.execute()
+        make_client(notebook, file.parent).execute()
     except CellExecutionError as error:
         return Execution(file, time.monotonic() - started, str(error), [])
     warnings = drop_transient_outputs(notebook)
@@ -59,7 +49,20 @@ def execute(file: Path) -> Execution:
     return Execution(file, time.monotonic() - started, "", warnings)
 
 
-def drop_transient_outputs(notebook: dict) -> list[str]:
+def make_client(notebook: nbformat.NotebookNode, folder: Path) -> NotebookClient:
+    """What runs a notebook: the kernel of this interpreter, in the notebook's folder, without a time limit."""
+    return NotebookClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        record_timing=False,
+        store_widget_state=False,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+    )
+
+
+def drop_transient_outputs(notebook: nbformat.NotebookNode) -> list[str]:
     """Remove what is no result: progress bars, the error stream. Returns the warnings that go with it."""
     warnings = []
     for cell in notebook.cells:
@@ -71,12 +74,12 @@ def drop_transient_outputs(notebook: dict) -> list[str]:
     return warnings
 
 
-def is_transient(output: dict) -> bool:
+def is_transient(output: nbformat.NotebookNode) -> bool:
     """Whether an output is a progress bar, a live widget or the error stream."""
     return output.get("name") == "stderr" or WIDGET in output.get("data", {})
 
 
-def warning_lines(output: dict) -> list[str]:
+def warning_lines(output: nbformat.NotebookNode) -> list[str]:
     """The lines of the error stream that warn of something."""
     if output.get("name") != "stderr":
         return []
