@@ -20,6 +20,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
 from notebooks import ROOT, notebook_files, plain_name
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -50,7 +51,7 @@ def execute(file: Path) -> Execution:
 
 
 def make_client(notebook: nbformat.NotebookNode, folder: Path) -> NotebookClient:
-    """What runs a notebook: the kernel of this interpreter, in the notebook's folder, without a time limit."""
+    """What runs a notebook: the kernel of this interpreter, in the notebook's folder, no time limit."""
     return NotebookClient(
         notebook,
         timeout=None,
