@@ -12,7 +12,7 @@ export DIGIT69_DATA ?= $(abspath ../shared/data)
 endif
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: run test test-browser docs lab report readme clean
+.PHONY: run test test-quick test-browser docs lab report book results readme clean
 run: $(READY)
 	$(BIN)/digit69 run --data auto --models $(MODELS) --out $(OUT) --resume
 
@@ -21,6 +21,10 @@ report: $(READY)
 
 test: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" bash .ci/check
+
+# everything but running notebooks and tests: what to do before a commit
+test-quick: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" bash .ci/check quick
 
 # drives the explorer in headless Chromium, as a Voila page and in JupyterLab; installs Chromium and its driver when they are missing and one is root
 test-browser: $(READY)
@@ -33,6 +37,16 @@ docs: $(READY)
 
 lab: $(READY)
 	$(BIN)/jupyter lab nbs
+
+# runs all notebooks again, or those in NAMES, and keeps what they show; then the README
+WORKERS ?= 2
+book: $(READY)
+	$(BIN)/python .ci/book.py --workers $(WORKERS) $(NAMES)
+	$(BIN)/python .ci/readme.py
+
+# nbs/results/NAME.json from the run folder RUN: the source of a table in the book
+results: $(READY)
+	$(BIN)/python .ci/results.py $(RUN) $(NAME)
 
 # README.md is made from nbs/index.ipynb; .ci/check fails when they are out of step
 readme: $(READY)

@@ -1,4 +1,5 @@
-"""Install digit69. Everything that describes the package stands in settings.ini; this file only hands it to setuptools."""
+"""Install digit69. What describes the package stands in settings.ini; this file hands it to setuptools."""
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -24,7 +25,11 @@ setup(
     package_dir={"digit69.reports": "nbs/reports"},
     package_data={"digit69.reports": ["*.ipynb"]},
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split(), "clip": cfg["clip_requirements"].split(), "explore": cfg["explore_requirements"].split()},
+    extras_require={
+        "dev": cfg["dev_requirements"].split(),
+        "clip": cfg["clip_requirements"].split(),
+        "explore": cfg["explore_requirements"].split(),
+    },
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     zip_safe=False,
 )

@@ -1,39 +1,113 @@
-"""README.md from nbs/index.ipynb: `readme.py` writes it and its figures, `readme.py --check` fails when they are out of step.
+"""README.md and its pictures, made from nbs/index.ipynb.
 
-nbdev's own command needs a program that is not a Python package; this does the same with nbconvert."""
+    readme.py          writes them
+    readme.py --check  exits 1 when they are not what the notebook gives
+
+nbdev's own command needs a program that is no Python package; this does the same with nbconvert. A line
+`# picture: TEXT` in a cell says what its picture shows, for those who cannot see it.
+"""
+
 import re
 import sys
 from pathlib import Path
 
 import nbformat
 from nbconvert import MarkdownExporter
+from nbformat import NotebookNode
 
-root = Path(__file__).resolve().parents[1]
-notebook = nbformat.read(root / "nbs" / "index.ipynb", 4)
-notebook.cells = [c for c in notebook.cells if "#| hide\n" not in c.source + "\n"]
-says = {f"output_{k}_": found[1] for k, c in enumerate(notebook.cells) if (found := re.search(r"^# picture: (.+)$", c.source, re.M))}     # what a picture shows, for those who cannot see it
-for cell in notebook.cells:
-    if cell.cell_type == "code" and "#| hide_input" in cell.source: cell.source = ""
-for cell in notebook.cells:
-    cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
-    for output in cell.get("outputs", []):   # keep one form of each output: a picture or the markdown, not its repr
-        for kind in ("image/png", "text/markdown"):
-            if kind in output.get("data", {}): output["data"] = {kind: output["data"][kind]}; break
-text, resources = MarkdownExporter().from_notebook_node(notebook)
-files = {}
-for k, (name, content) in enumerate(sorted(resources["outputs"].items())):
-    target = f"nbs/images/readme_{k}{Path(name).suffix}"
-    files[target] = content
-    text = re.sub(rf"!\[[^\]]*\]\({re.escape(name)}\)", f"![{next(v for k, v in says.items() if name.startswith(k))}]({target})", text)
-text = re.sub(r"```[a-z]*\n\s*```\n", "", text)
-text = re.sub(r"^ +$", "", text, flags=re.M)
-text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-files["README.md"] = text.encode()
+from notebooks import ROOT, Cell, directive_lines
 
-if "--check" in sys.argv:
-    stale = [f for f, content in files.items() if not (root / f).is_file() or (root / f).read_bytes() != content]
-    if stale: sys.exit(f"{', '.join(stale)} not in step with nbs/index.ipynb: run make readme, then commit")
-else:
-    for f, content in files.items():
-        (root / f).parent.mkdir(parents=True, exist_ok=True)
-        (root / f).write_bytes(content)
+PICTURE_TEXT = re.compile(r"^# picture: (.+)$", re.MULTILINE)
+PREFERRED_KINDS = ("image/png", "text/markdown")
+
+
+def shown_notebook() -> tuple[NotebookNode, dict[str, str]]:
+    """The notebook as a reader sees it, and what its pictures show, by the beginning of their file names."""
+    notebook = nbformat.read(ROOT / "nbs" / "index.ipynb", 4)
+    notebook.cells = [cell for cell in notebook.cells if "hide" not in directives(cell)]
+    texts = find_picture_texts(notebook)
+    for cell in notebook.cells:
+        show_cell(cell)
+    return notebook, texts
+
+
+def directives(cell: NotebookNode) -> list[str]:
+    """The names of the `#|` lines of a cell."""
+    return Cell("index.ipynb", 0, cell.source).directives
+
+
+def find_picture_texts(notebook: NotebookNode) -> dict[str, str]:
+    """What the pictures of each cell show; nbconvert names files after the position of the cell."""
+    found = [PICTURE_TEXT.search(cell.source) for cell in notebook.cells]
+    return {f"output_{index}_": match[1] for index, match in enumerate(found) if match}
+
+
+def show_cell(cell: NotebookNode) -> None:
+    """Hide what is not for readers: the input where asked for, directives, second forms of an output."""
+    if cell.cell_type == "code" and "hide_input" in directives(cell):
+        cell.source = ""
+    hidden = directive_lines(cell.source)
+    cell.source = "\n".join(line for line in cell.source.splitlines() if line not in hidden)
+    for output in cell.get("outputs", []):
+        keep_one_form(output)
+
+
+def keep_one_form(output: NotebookNode) -> None:
+    """Keep the picture or the Markdown of an output, not its repr beside it."""
+    data = output.get("data", {})
+    kinds = [kind for kind in PREFERRED_KINDS if kind in data]
+    if kinds:
+        output["data"] = {kinds[0]: data[kinds[0]]}
+
+
+def make_files() -> dict[str, bytes]:
+    """The content of README.md and of each picture, by path."""
+    notebook, picture_texts = shown_notebook()
+    text, resources = MarkdownExporter().from_notebook_node(notebook)
+    files = {}
+    for number, (name, content) in enumerate(sorted(resources["outputs"].items())):
+        target = f"nbs/images/readme_{number}{Path(name).suffix}"
+        files[target] = content
+        alternative = text_of_picture(name, picture_texts)
+        text = re.sub(rf"!\[[^\]]*\]\({re.escape(name)}\)", f"![{alternative}]({target})", text)
+    files["README.md"] = tidy(text).encode()
+    return files
+
+
+def text_of_picture(name: str, picture_texts: dict[str, str]) -> str:
+    """What a picture shows; a picture that does not say is refused."""
+    for beginning, text in picture_texts.items():
+        if name.startswith(beginning):
+            return text
+    sys.exit(f"{name} of nbs/index.ipynb has no line `# picture: TEXT` in its cell")
+
+
+def tidy(text: str) -> str:
+    """Remove empty code blocks, blanks at line ends and repeated empty lines."""
+    text = re.sub(r"```[a-z]*\n\s*```\n", "", text)
+    text = re.sub(r"^ +$", "", text, flags=re.MULTILINE)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def is_stale(path: str, content: bytes) -> bool:
+    """Whether a file is missing or holds something else."""
+    file = ROOT / path
+    return not file.is_file() or file.read_bytes() != content
+
+
+def main() -> int:
+    """Write the files, or check them."""
+    files = make_files()
+    if "--check" in sys.argv:
+        stale = [path for path, content in files.items() if is_stale(path, content)]
+        if stale:
+            print(f"not what nbs/index.ipynb gives: {', '.join(stale)}; run make readme", file=sys.stderr)
+        return int(bool(stale))
+    for path, content in files.items():
+        (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
+        (ROOT / path).write_bytes(content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
