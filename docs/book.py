@@ -1,14 +1,16 @@
 """A Sphinx extension for books written with nbdev.
 
-It copies the notebooks to docs/nbs as readers should see them, and writes a page in docs/api for the module that each
-exports. The first digit of a notebook's number is its floor; index.md includes the tables of contents by floor.
+It copies the notebooks to docs/nbs as readers should see them, and writes a page in docs/api for the module
+that each exports. The first digit of a notebook's number is its floor; index.md includes the contents by floor.
 """
 
+import importlib
 import inspect
 import json
 import re
 import shutil
 from pathlib import Path
+from typing import Annotated, get_origin
 
 from docutils import nodes
 from fastcore.docments import docments
@@ -24,6 +26,7 @@ CODE = re.compile(r"(`+[^`]+`+)")
 MARKUP = re.compile(r"[*|]|(?<=\w)_(?!\w)")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 VALUES = (bool, int, float, str, tuple, list, dict, type(None))
+LONGEST_VALUE = 200
 logger = logging.getLogger(__name__)
 
 REFERENCE_PAGE = """\
@@ -82,10 +85,22 @@ def readable_notebook(notebook, module):
     return notebook | {"cells": cells}
 
 
+def constants(module):
+    """Directives for the constants of a module, which automodule leaves out; a long value is not shown."""
+    values = vars(importlib.import_module(f"digit69.{module}"))
+    directives = []
+    for name in values["__all__"]:
+        if name.isupper():
+            option = "   :no-value:\n" if len(repr(values[name])) > LONGEST_VALUE else ""
+            directives.append(f".. autodata:: digit69.{module}.{name}\n{option}")
+    return "\n".join(directives)
+
+
 def reference_page(module, notebook_name):
     """The source of a module's page."""
     underline = "=" * len(f"digit69.{module}")
-    return REFERENCE_PAGE.format(module=module, underline=underline, notebook=notebook_name)
+    page = REFERENCE_PAGE.format(module=module, underline=underline, notebook=notebook_name)
+    return f"{page}\n{constants(module)}"
 
 
 def contents(names, floors):
@@ -99,7 +114,7 @@ def contents(names, floors):
 
 
 def write_pages(app):
-    """Fill docs/nbs and docs/api: a page for every notebook, and one for every module that a notebook exports."""
+    """Fill docs/nbs and docs/api: a page for every notebook, and one for every module."""
     source = Path(app.srcdir)
     notebooks = source.parent / "nbs"
     for folder in ("nbs", "api"):
@@ -119,11 +134,26 @@ def write_pages(app):
             (source / "api" / f"{module}.rst").write_text(page, encoding="utf-8")
 
 
+def drop_option_details(app, thing, bound_method):
+    """Show an option of the command line with its type alone: its help is no part of the signature."""
+    hints = getattr(thing, "__annotations__", {})
+    for name, hint in hints.items():
+        if get_origin(hint) is Annotated:
+            hints[name] = hint.__origin__
+
+
 def skip_member(app, what, name, thing, skip, options):
-    """Leave out what the signature of a class says already, and methods that scikit-learn adds to estimators."""
+    """Leave out what the signature of a class says, and methods that scikit-learn adds to estimators."""
     is_field = what == "class" and (thing is INSTANCEATTR or type(thing) in VALUES)
     is_metadata_request = re.fullmatch(r"set_\w+_request", name)
     return True if is_field or is_metadata_request else None
+
+
+def drop_type_docstring(app, what, name, thing, options, lines):
+    """A constant has no docstring of its own: leave out what Python says of all tuples or numbers."""
+    is_of_type = "\n".join(lines).strip() == inspect.getdoc(type(thing))
+    if what == "data" and is_of_type:
+        lines.clear()
 
 
 def protected(text):
@@ -137,7 +167,7 @@ def protected(text):
 
 
 def protect_docstring(app, what, name, thing, options, lines):
-    """Read a docstring as plain text. After the sign \\b, lines up to the next empty one are kept as they are."""
+    """Read a docstring as plain text. After the sign \\b, lines up to the next empty one stay as they are."""
     read = []
     as_it_is = False
     for line in lines:
@@ -216,7 +246,9 @@ def setup(app):
     """Tell Sphinx when to call what."""
     app.add_config_value("floors", [], "env", list)
     app.connect("builder-inited", write_pages)
+    app.connect("autodoc-before-process-signature", drop_option_details)
     app.connect("autodoc-skip-member", skip_member)
+    app.connect("autodoc-process-docstring", drop_type_docstring, priority=300)
     app.connect("autodoc-process-docstring", protect_docstring, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", add_parameter_comments)
     app.connect("doctree-read", drop_object)

@@ -1,7 +1,7 @@
 """Settings of the website: every notebook as a page, and a reference page for every module.
 
-Notebooks are shown with the outputs that are stored in them; nothing is run. book.py holds what Sphinx does not
-know by itself: the directives of nbdev, the comments behind parameters, and formulas without a network.
+Notebooks are shown with the outputs that are stored in them; nothing is run. book.py holds what Sphinx does
+not know by itself: the directives of nbdev, the comments behind parameters, and formulas without a network.
 """
 
 import sys
@@ -45,6 +45,7 @@ add_module_names = False
 toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = "digit69"
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
