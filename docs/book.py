@@ -1,7 +1,8 @@
 """A Sphinx extension for books written with nbdev.
 
 It copies the notebooks to docs/nbs as readers should see them, and writes a page in docs/api for the module
-that each exports. The first digit of a notebook's number is its floor; index.md includes the contents by floor.
+that each exports. The first digit of a notebook's number is its floor; the contents of index.md are
+grouped by it.
 """
 
 import importlib
@@ -24,6 +25,7 @@ INPUT_HIDDEN = re.compile(r"^#\|\s*(hide_input|echo:\s*false)\b", re.MULTILINE)
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.MULTILINE)
 CODE = re.compile(r"(`+[^`]+`+)")
 MARKUP = re.compile(r"[*|]|(?<=\w)_(?!\w)")
+NAME_AND_TYPE = re.compile(r"\s*\**\w+(, \**\w+)*( : .*)?")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 VALUES = (bool, int, float, str, tuple, list, dict, type(None))
 LONGEST_VALUE = 200
@@ -176,7 +178,12 @@ def protect_docstring(app, what, name, thing, options, lines):
             read += ["", ".. code-block:: sh", ""]
             continue
         as_it_is = as_it_is and bool(line.strip())
-        read.append("    " + line if as_it_is else protected(line))
+        if as_it_is:
+            read.append("    " + line)
+        elif NAME_AND_TYPE.fullmatch(line):  # of a parameter, which napoleon protects
+            read.append(line)
+        else:
+            read.append(protected(line))
     lines[:] = read
 
 
