@@ -26,14 +26,17 @@ test: $(READY)
 test-quick: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" bash .ci/check quick
 
-# drives the explorer in headless Chromium, as a Voila page and in JupyterLab; installs Chromium and its driver when they are missing and one is root
-test-browser: $(READY)
+# opens the website and drives the explorer in headless Chromium, as a Voila page and in JupyterLab; installs Chromium and its driver when they are missing and one is root
+test-browser: docs
 	$(BIN)/pip install --quiet --constraint constraints.txt selenium
 	$(BIN)/python tests/browser/drive.py
 
-# a static site of all notebooks in _docs, from the repository alone
+# a website of all notebooks and modules in _docs, from the repository alone, to be read without a network
 docs: $(READY)
-	$(BIN)/python .ci/docs.py
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -d docs/_build/doctrees docs docs/_build/html
+	rm -rf _docs
+	mv docs/_build/html _docs
+	$(BIN)/python -m pytest tests/test_docs.py
 
 lab: $(READY)
 	$(BIN)/jupyter lab nbs
@@ -54,7 +57,7 @@ readme: $(READY)
 
 $(READY): constraints.txt settings.ini setup.py pyproject.toml .ci/setup
 	bash .ci/setup $(PYTHON) $(VENV)
-	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	[ "$$(cat $(VENV)/.made-by 2>/dev/null)" != "$(CURDIR)" ] || rm -rf $(VENV)
+	rm -rf docs/_build docs/api docs/nbs _docs build dist *.egg-info

@@ -198,29 +198,52 @@ def run_all(driver):
     driver.execute_script("jupyterapp.commands.execute('notebook:run-all-cells')")
 
 
-def look_at_book(driver, out):
-    "Build the book, open every page narrow and wide from the disk, and search."
+TEXT = """return [...document.querySelectorAll('article p')].map(paragraph => {
+  const copy = paragraph.cloneNode(true);
+  copy.querySelectorAll('code, math').forEach(part => part.remove());
+  return copy.textContent;
+}).join(' ')"""
+
+
+def look_at_page(driver, file, out):
+    "Open a page of the book from the disk, wide and narrow: it fits, and its formulas are drawn."
+    driver.get(file.as_uri())
+    for width in (1280, 420):
+        size(driver, width, 900)
+        wide = driver.execute_script("return document.documentElement.scrollWidth")
+        assert wide <= width, f"{file.name} is {wide} pixels wide on a screen of {width}"
+        if file.stem in ("index", "encoding"):
+            driver.save_screenshot(str(out / f"book_{file.stem}_{width}.png"))
+    text = driver.execute_script(TEXT)
+    assert not re.search(r"\\(frac|bar|sum|cdot|mathcal)", text), f"{file.name} shows TeX source"
+
+
+def search_book(driver, index):
+    "Search the book from its first page, and follow what was found."
     from selenium.webdriver.common.by import By
-    root = Path(__file__).resolve().parents[2]
-    built = subprocess.run([sys.executable, str(root / ".ci" / "docs.py"), str(out / "book")], capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    print(f"book: {built.stdout.strip()}")
-    for file in sorted((out / "book").rglob("*.html")):
-        driver.get(file.as_uri())
-        for width in (1200, 420):
-            size(driver, width, 900)
-            wide = driver.execute_script("return document.documentElement.scrollWidth")
-            assert wide <= width, f"{file.name} is {wide} pixels wide on a screen of {width}"
-            if file.stem in ("index", "62_explore"): driver.save_screenshot(str(out / f"book_{file.stem}_{width}.png"))
-        left = driver.execute_script("return [...document.querySelectorAll('main p')].map(e => { const c = e.cloneNode(true); c.querySelectorAll('code, math').forEach(x => x.remove()); return c.textContent }).join(' ')")
-        assert not re.search(r"\\(frac|bar|sum|cdot|mathcal)", left), f"{file.name} shows TeX source"
-    box = driver.find_element(By.CSS_SELECTOR, "input[type=search]")
-    box.send_keys("contrastive")
-    found = driver.find_elements(By.CSS_SELECTOR, "#found a")
-    embeddings = [f for f in found if f.text.startswith("Embeddings")]
-    assert embeddings, [f.text for f in found]
-    embeddings[0].click()
+    from selenium.webdriver.common.keys import Keys
+    size(driver, 1280, 900)
+    driver.get(index.as_uri())
+    box = driver.find_element(By.CSS_SELECTOR, "input.sidebar-search")
+    box.send_keys("contrastive", Keys.ENTER)
+
+    def found():
+        results = driver.find_elements(By.CSS_SELECTOR, "ul.search a")
+        return [result for result in results if result.text.startswith("Embeddings")]
+
+    until("a notebook on embeddings among the results", found, 20)[0].click()
     assert driver.title.startswith("Embeddings"), driver.title
+
+
+def look_at_book(driver, out):
+    "Open every page of the book in _docs (make docs), and search."
+    book = Path(__file__).resolve().parents[2] / "_docs"
+    assert book.is_dir(), "there is no book to look at: make docs"
+    pages = sorted(book.rglob("*.html"))
+    for file in pages:
+        look_at_page(driver, file, out)
+    print(f"book: {len(pages)} pages, wide and narrow")
+    search_book(driver, book / "index.html")
     assert not (wrong := errors(driver)), wrong
 
 
