@@ -1,4 +1,5 @@
-"Claims about where data come from that are too slow, or too contrary, for the notebook."
+"""Where data come from: claims that are too slow, or too contrary, for the notebooks."""
+
 import socket
 import subprocess
 import sys
@@ -6,62 +7,79 @@ import threading
 import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from digit69 import simulated_stimuli as stimuli_module, simulation
-from digit69.core import DataError, OutputError, set_quiet, set_threads
-from digit69.files import sha256
-from digit69.splits import shared_stimuli, stimulus_ids
-from digit69.readers import write_split
-from digit69.datasets import DATASETS, DatasetSpec, cache_folder, fetch, find_local, load_dataset
+from digit69 import download, simulation
+from digit69 import simulated_stimuli as stimuli_module
 from digit69.augmentation import augment
+from digit69.core import DataError, OutputError, set_quiet, set_threads
+from digit69.datasets import DATASETS, DatasetSpec, data_choices, describe_dataset, fetch, find_local, label_names, load_dataset, register_dataset
+from digit69.download import cache_folder
+from digit69.files import sha256
 from digit69.prior import deduplicate
-from digit69.simulation import simulate
+from digit69.readers import write_split
 from digit69.simulated_stimuli import simulated_stimuli
+from digit69.simulation import simulate
+from digit69.splits import shared_stimuli, stimulus_ids
 
 set_threads(1)
-BODY = np.random.default_rng(0).bytes(200_000)
-
-
-class Server(ThreadingHTTPServer):
-    "A file server that can misbehave."
-    daemon_threads = True
-
-    def __init__(self):
-        self.asked, self.knows_ranges, self.breaks_after, self.silent, self.status, self.body, self.lies = [], True, None, 0, 200, BODY, False
-        super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def known(self, file="mine.npz"):
-        return DatasetSpec("mine", file, f"http://127.0.0.1:{self.server_port}/{file}", sha256(BODY), "nobody", "none")
+PUBLISHED = np.random.default_rng(0).bytes(200_000)
 
 
 class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *args): pass
+    """Serves one file, as well or badly as the server is told to."""
+
+    def log_message(self, *args):
+        pass
+
+    def do_HEAD(self):
+        time.sleep(self.server.seconds_of_silence)
+        self.send_response(self.server.status)
+        self.end_headers()
 
     def do_GET(self):
-        s = self.server
-        wanted = self.headers.get("Range")
-        s.asked.append(wanted)
-        time.sleep(s.silent)
-        start = int(wanted[6:-1]) if wanted and s.knows_ranges else 0
-        if start >= len(s.body): return self.send_error(416)
-        if s.status != 200: return self.send_error(s.status)
-        self.send_response(206 if wanted and s.knows_ranges else 200)
-        if wanted and s.knows_ranges: self.send_header("Content-Range", f"bytes {0 if s.lies else start}-{len(s.body) - 1}/{len(s.body)}")
-        self.send_header("Content-Length", str(len(s.body) - start))
+        self.server.n_downloads += 1
+        if self.server.status != 200:
+            self.send_error(self.server.status)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.body)))
         self.end_headers()
-        self.wfile.write(s.body[start:s.breaks_after])
+        self.wfile.write(self.server.body[: self.server.breaks_after])
+
+
+class Server(ThreadingHTTPServer):
+    """A file server that can misbehave."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        self.body = PUBLISHED
+        self.status = 200
+        self.breaks_after = None
+        self.seconds_of_silence = 0
+        self.n_downloads = 0
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/mine.npz"
+
+    @property
+    def spec(self):
+        return DatasetSpec("mine", "mine.npz", self.url, sha256(PUBLISHED), "Ada", "ask her", reader=print)
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    monkeypatch.setenv("DIGIT69_CACHE", str(tmp_path/"cache"))
+def folder(tmp_path, monkeypatch):
+    """A folder to work in; the cache lies in it, and no data are pointed at."""
+    monkeypatch.setenv("DIGIT69_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("DIGIT69_DATA", raising=False)
-    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"): monkeypatch.delenv(proxy, raising=False)
+    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     set_quiet(False)
     yield tmp_path
@@ -70,236 +88,327 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def server():
-    s = Server()
-    yield s
-    s.shutdown(); s.server_close()
+    server = Server()
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
-def in_cache(): return sorted(p.name for p in cache_folder().iterdir()) if cache_folder().exists() else []
+def files_in_cache():
+    if not cache_folder().exists():
+        return []
+    return sorted(file.name for file in cache_folder().iterdir())
 
 
-def closed_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+def url_of_closed_port():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{closed.getsockname()[1]}/x"
 
 
-# ---- fetching
+# --- fetching -----------------------------------------------------------------------------------------------
 
-def test_a_broken_download_goes_on_where_it_stopped(server):
+
+def test_a_fetched_file_is_verified_kept_and_said_to_be_somebodys(server, capsys):
+    assert fetch(server.spec).read_bytes() == PUBLISHED
+    assert "data of Ada. Terms: ask her." in capsys.readouterr().err
+    fetch(server.spec)
+    assert server.n_downloads == 1  # the cache needs no server
+    assert files_in_cache() == ["mine.npz"]
+
+
+def test_a_broken_download_leaves_nothing_and_may_be_tried_again(server):
     server.breaks_after = 120_000
-    with pytest.raises(DataError, match="broke after .* of 200,000 bytes; run it again"): fetch(server.known())
-    kept = (cache_folder()/"mine.npz.part").stat().st_size
-    assert 100_000 < kept <= 120_000 and in_cache() == ["mine.npz.part"]
+    with pytest.raises(DataError, match="the connection to 127.0.0.1 broke .*; run it again") as error:
+        fetch(server.spec)
+    assert "\n" not in str(error.value)
+    assert files_in_cache() == []
     server.breaks_after = None
-    assert fetch(server.known()).read_bytes() == BODY
-    assert server.asked == [None, f"bytes={kept}-"] and in_cache() == ["mine.npz"]
-    fetch(server.known())
-    assert len(server.asked) == 2                                         # the cache needs no server
+    assert fetch(server.spec).read_bytes() == PUBLISHED
 
 
-@pytest.mark.parametrize("how", [dict(knows_ranges=False), dict(lies=True)])
-def test_a_server_that_does_not_go_on_from_there_is_asked_for_the_whole(server, how):
-    cache_folder().mkdir()
-    (cache_folder()/"mine.npz.part").write_bytes(b"some older attempt")
-    for k, v in how.items(): setattr(server, k, v)
-    assert fetch(server.known()).read_bytes() == BODY
-    assert in_cache() == ["mine.npz"]
-
-
-def test_a_part_longer_than_the_file_is_started_over(server):
-    cache_folder().mkdir()
-    (cache_folder()/"mine.npz.part").write_bytes(BODY + b"more")
-    assert fetch(server.known()).read_bytes() == BODY
-    assert server.asked == [f"bytes={len(BODY) + 4}-", None]
-
-
-@pytest.mark.parametrize("part", [b"", b"not how it begins"])
-def test_a_wrong_file_is_refused_and_leaves_nothing(server, part):
-    cache_folder().mkdir()
-    (cache_folder()/"mine.npz.part").write_bytes(part)
-    if not part: server.body = b"<html>log in</html>"
-    with pytest.raises(DataError, match="not the published mine.npz"): fetch(server.known())
-    assert in_cache() == []
-    server.body = BODY
-    assert fetch(server.known()).read_bytes() == BODY                     # the next attempt is not spoilt by the last
+def test_a_wrong_file_is_refused_and_leaves_nothing(server):
+    server.body = b"<html>log in</html>"
+    with pytest.raises(DataError, match="not the published mine.npz"):
+        fetch(server.spec)
+    assert files_in_cache() == []
+    server.body = PUBLISHED
+    assert fetch(server.spec).read_bytes() == PUBLISHED
 
 
 def test_a_damaged_file_in_the_cache_is_fetched_again(server):
     cache_folder().mkdir()
-    (cache_folder()/"mine.npz").write_bytes(b"damaged")
-    assert fetch(server.known()).read_bytes() == BODY
+    (cache_folder() / "mine.npz").write_bytes(b"damaged")
+    assert fetch(server.spec).read_bytes() == PUBLISHED
 
 
 def test_an_error_of_the_server_is_one_line(server):
     server.status = 404
-    with pytest.raises(DataError, match="answers 404 .*DIGIT69_DATA") as e: fetch(server.known())
-    assert "\n" not in str(e.value) and in_cache() == []
+    with pytest.raises(DataError, match="answers 404 .*DIGIT69_DATA") as error:
+        fetch(server.spec)
+    assert "\n" not in str(error.value)
+    assert files_in_cache() == []
 
 
-def test_a_closed_port_is_reported_within_ten_seconds():
-    start = time.monotonic()
-    with pytest.raises(DataError, match="--data simulated") as e: fetch(replace(DATASETS["digit69"], url=f"http://127.0.0.1:{closed_port()}/x"))
-    assert time.monotonic() - start < 10 and "\n" not in str(e.value)
+def test_a_closed_port_is_reported_at_once():
+    started = time.monotonic()
+    with pytest.raises(DataError, match="no connection .*--data simulated") as error:
+        fetch(replace(DATASETS["digit69"], url=url_of_closed_port()))
+    assert time.monotonic() - started < 10
+    assert "\n" not in str(error.value)
 
 
-def test_a_silent_server_is_given_up_within_ten_seconds(server):
-    server.silent = 30
-    start = time.monotonic()
-    with pytest.raises(DataError, match="no answer within 8 seconds"): fetch(server.known())
-    assert time.monotonic() - start < 10
+def test_patience_with_a_server_is_less_than_ten_seconds():
+    assert download.PATIENCE < 10
 
 
-def test_a_hanging_name_lookup_is_given_up_within_ten_seconds(monkeypatch):
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: time.sleep(30))
-    start = time.monotonic()
-    with pytest.raises(DataError, match="no answer within 8 seconds"): fetch(replace(DATASETS["digit69"], url="http://a-name-that-hangs.invalid/x"))
-    assert time.monotonic() - start < 10
+def test_a_silent_server_is_given_up_in_time(server, monkeypatch):
+    monkeypatch.setattr(download, "PATIENCE", 1)
+    server.seconds_of_silence = 30
+    started = time.monotonic()
+    with pytest.raises(DataError, match="no answer within 1 seconds"):
+        fetch(server.spec)
+    assert time.monotonic() - started < 3
 
 
-def test_a_cache_that_cannot_be_written_is_an_output_error(server, place, monkeypatch):
-    (place/"file").write_text("in the way")
-    monkeypatch.setenv("DIGIT69_CACHE", str(place/"file"/"cache"))
-    with pytest.raises(OutputError, match="set DIGIT69_CACHE"): fetch(server.known())
+def test_a_hanging_name_lookup_is_given_up_in_time(monkeypatch):
+    monkeypatch.setattr(download, "PATIENCE", 1)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(30))
+    started = time.monotonic()
+    with pytest.raises(DataError, match="no answer within 1 seconds"):
+        fetch(replace(DATASETS["digit69"], url="http://a-name-that-hangs.invalid/x"))
+    assert time.monotonic() - started < 3
 
 
-def test_fetching_says_whose_data_it_is(server, capsys):
-    fetch(replace(server.known(), owner="Ada", terms="ask her"))
-    assert "data of Ada. Terms: ask her." in capsys.readouterr().err
+def test_a_cache_that_cannot_be_written_is_an_output_error(server, folder, monkeypatch):
+    (folder / "file").write_text("in the way")
+    monkeypatch.setenv("DIGIT69_CACHE", str(folder / "file" / "cache"))
+    with pytest.raises(OutputError, match="set DIGIT69_CACHE"):
+        fetch(server.spec)
 
 
-# ---- resolving
+# --- which source is taken ----------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def offline(monkeypatch):
-    for name, k in list(DATASETS.items()): monkeypatch.setitem(DATASETS, name, replace(k, url=f"http://127.0.0.1:{closed_port()}/{k.file}"))
+    """No registered data set can be fetched."""
+    for name, spec in list(DATASETS.items()):
+        monkeypatch.setitem(DATASETS, name, replace(spec, url=url_of_closed_port()))
 
 
-def test_auto_takes_data_then_cache_then_download_then_simulated(place, server, monkeypatch, capsys):
-    splits = {where: simulate(8, 4, 20, seed=i) for i, where in enumerate(("pointed", "cached", "served"))}
-    for where, s in splits.items(): (place/where).mkdir(); write_split(s, place/where/"digit69_28x28.mat")
-    server.body = (place/"served"/"digit69_28x28.mat").read_bytes()
-    entry = replace(DATASETS["digit69"], url=f"http://127.0.0.1:{server.server_port}/x")
-    taken = lambda: (s := load_dataset("auto")) and (s.provenance["source"].split(":")[0], s.train.fmri.sum())
-    expect = lambda where, word: (word, splits[where].train.fmri.sum())
+@pytest.fixture
+def three_sources(folder, server):
+    """The data set as three different files: pointed at, in the cache, served."""
+    splits = {}
+    for seed, place in enumerate(("pointed", "cache", "served")):
+        splits[place] = simulate(8, 4, 20, seed=seed)
+        (folder / place).mkdir()
+        write_split(splits[place], folder / place / "digit69_28x28.mat")
+    server.body = (folder / "served" / "digit69_28x28.mat").read_bytes()
+    return splits
 
-    monkeypatch.setenv("DIGIT69_DATA", str(place/"pointed"))
-    monkeypatch.setitem(DATASETS, "digit69", replace(entry, sha256=sha256(place/"cached"/"digit69_28x28.mat")))
-    cache_folder().mkdir()
-    (cache_folder()/"digit69_28x28.mat").write_bytes((place/"cached"/"digit69_28x28.mat").read_bytes())
-    assert taken() == expect("pointed", "$DIGIT69_DATA")
+
+def assert_auto_takes(split, source):
+    loaded = load_dataset("auto")
+    assert np.array_equal(loaded.train.fmri, split.train.fmri)
+    assert loaded.provenance["source"].split(":")[0] == source
+
+
+def test_auto_takes_data_then_cache_then_download_then_simulated(
+    folder, server, three_sources, monkeypatch, capsys
+):
+    cached = folder / "cache" / "digit69_28x28.mat"
+    spec = replace(DATASETS["digit69"], url=server.url, sha256=sha256(cached))
+    monkeypatch.setitem(DATASETS, "digit69", spec)
+
+    monkeypatch.setenv("DIGIT69_DATA", str(folder / "pointed"))
+    assert_auto_takes(three_sources["pointed"], "$DIGIT69_DATA")
     assert "$DIGIT69_DATA" in capsys.readouterr().err
+
     monkeypatch.delenv("DIGIT69_DATA")
-    assert taken() == expect("cached", "the cache")
-    assert server.asked == [] and "Donders" in capsys.readouterr().err
-    monkeypatch.setitem(DATASETS, "digit69", replace(entry, sha256=sha256(server.body)))
-    assert taken() == expect("served", "a download") and len(server.asked) == 1
-    assert taken() == expect("served", "the cache") and len(server.asked) == 1
-    (cache_folder()/"digit69_28x28.mat").unlink()
+    assert_auto_takes(three_sources["cache"], "the cache")
+    assert server.n_downloads == 0
+    assert "Donders" in capsys.readouterr().err
+
+    monkeypatch.setitem(DATASETS, "digit69", replace(spec, sha256=sha256(server.body)))
+    assert_auto_takes(three_sources["served"], "a download")
+    assert_auto_takes(three_sources["served"], "the cache")
+    assert server.n_downloads == 1
+
+    cached.unlink()
     server.status = 503
     capsys.readouterr()
     assert load_dataset("auto").provenance["source"] == "simulated"
-    err = capsys.readouterr().err
-    assert "503" in err and "no person was measured" in err
+    remarks = capsys.readouterr().err
+    assert "503" in remarks and "no person was measured" in remarks
 
 
-def test_a_missing_place_is_a_mistake_not_a_reason_to_look_elsewhere(place, offline, monkeypatch):
-    monkeypatch.setenv("DIGIT69_DATA", str(place/"nowhere"))
-    for spec in ("auto", "digit69", "miyawaki"):
-        with pytest.raises(DataError, match="does not exist: correct it or unset it"): load_dataset(spec)
+def test_a_missing_place_is_a_mistake_not_a_reason_to_look_elsewhere(folder, offline, monkeypatch):
+    monkeypatch.setenv("DIGIT69_DATA", str(folder / "nowhere"))
+    for word in ("auto", "digit69", "miyawaki"):
+        with pytest.raises(DataError, match="does not exist: correct it or unset it"):
+            load_dataset(word)
 
 
-def test_unreadable_data_are_told_not_replaced(place, offline, monkeypatch):
-    (place/"digit69_28x28.mat").write_bytes(b"not a mat file")
-    monkeypatch.setenv("DIGIT69_DATA", str(place))
-    with pytest.raises(DataError, match="not a readable .mat"): load_dataset("auto")
+def test_unreadable_data_are_told_not_replaced(folder, offline, monkeypatch):
+    (folder / "digit69_28x28.mat").write_bytes(b"not a mat file")
+    monkeypatch.setenv("DIGIT69_DATA", str(folder))
+    with pytest.raises(DataError, match="not a readable .mat"):
+        load_dataset("auto")
 
 
-def test_data_may_be_one_file_of_any_name(place, offline, monkeypatch):
-    mine = simulate(8, 4, 20)
-    monkeypatch.setenv("DIGIT69_DATA", str(write_split(mine, place/"subject7.npz")))
-    assert load_dataset("auto").digest == mine.digest
-    with pytest.raises(DataError, match="could not be fetched"): load_dataset("miyawaki")
+def test_data_may_be_one_file_of_any_name(folder, offline, monkeypatch):
+    own = simulate(8, 4, 20)
+    monkeypatch.setenv("DIGIT69_DATA", str(write_split(own, folder / "subject7.npz")))
+    assert load_dataset("auto").digest == own.digest
+    with pytest.raises(DataError, match="could not be fetched"):
+        load_dataset("miyawaki")
 
 
-@pytest.mark.parametrize("name,file", [("digit69", "digit69_dev.mat"), ("miyawaki", "miyawaki_structured_28x28.mat"), ("mnist", "mnist69.npz"), ("mnist", "mnist.npz")])
-def test_a_folder_may_hold_any_of_them(place, monkeypatch, name, file):
-    (place/file).write_bytes(b"x")
-    monkeypatch.setenv("DIGIT69_DATA", str(place))
-    assert find_local(name) == place/file and all(find_local(n) is None for n in DATASETS if n != name)
+@pytest.mark.parametrize(
+    "name,file",
+    [
+        ("digit69", "digit69_dev.mat"),
+        ("miyawaki", "miyawaki_structured_28x28.mat"),
+        ("mnist", "mnist69.npz"),
+        ("mnist", "mnist.npz"),
+    ],
+)
+def test_a_folder_may_hold_any_of_the_data_sets(folder, monkeypatch, name, file):
+    (folder / file).write_bytes(b"x")
+    monkeypatch.setenv("DIGIT69_DATA", str(folder))
+    assert find_local(name) == folder / file
+    assert all(find_local(other) is None for other in DATASETS if other != name)
 
 
 def test_a_word_that_is_nothing_lists_the_choices():
     for word in ("digit96", "mnist", "no/such/file.mat", ""):
-        with pytest.raises(DataError) as e: load_dataset(word)
-        assert "\n" not in str(e.value) and "--data" in str(e.value)
+        with pytest.raises(DataError, match="--data") as error:
+            load_dataset(word)
+        assert "\n" not in str(error.value)
 
 
-# ---- the simulated subject
-
-def test_train_and_test_share_neither_stimuli_nor_originals(monkeypatch):
-    parents = []
-    real = stimuli_module.augment
-    monkeypatch.setattr(stimuli_module, "augment", lambda images, *a, **k: (parents.append({i.tobytes() for i in images}), real(images, *a, **k))[1])
-    for n_train, n_test in ((90, 10), (900, 100), (2, 1), (3, 300)):
-        parents.clear()
-        (train, t1), (test, t2) = simulated_stimuli(n_train, n_test)
-        used = dict(zip(("train six", "test six", "train nine", "test nine"), parents))
-        assert not used["train six"] & used["test six"] and not used["train nine"] & used["test nine"]
-        both = np.concatenate([train, test])
-        assert len(np.unique(stimulus_ids(both))) == len(both) == n_train + n_test
-        assert abs(np.diff(np.bincount(t1, minlength=3)[1:])) <= 1 and (np.diff(t2) >= 0).all()
-
-
-def test_trials_differ_and_chunks_do_not_matter(monkeypatch):
-    whole = simulate(40, 10, 300)
-    monkeypatch.setattr(sources, "CHUNK", 7)
-    assert np.allclose(simulate(40, 10, 300).train.fmri, whole.train.fmri, atol=1e-5)
-    s = simulation.draw_subject(100)
-    twice = np.repeat(whole.train.images[:1], 2, 0)
-    a, b = simulation.simulate_responses(s, twice, .3)
-    assert np.abs(a - b).mean() > .1
-    a, b = simulation.simulate_responses(s, twice, 0)
-    assert np.array_equal(a, b)
-
-
-def test_a_simulated_subject_survives_its_file(place):
-    s = simulate(20, 6, 40)
-    assert load_dataset(write_split(s, place/"s.mat")).digest == load_dataset(write_split(s, place/"s.npz")).digest == s.digest
-    assert len(shared_stimuli(s)) == 0
-
-
-def test_ten_thousand_stimuli_in_memory_near_the_result():
-    "10,000 rows x 5,000 voxels are 190 MB; the peak stays below two copies (the result, and the one a checked data set makes) and the stimuli."
-    code = ("import resource; from digit69.core import quiet, set_threads; quiet(); set_threads(1)\n"
-            "from digit69.sources import augment, simulate, simulated_stimuli; simulate(100, 10, 100)\n"
-            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
-            "before = peak(); s = simulate(9000, 1000, 5000); print(peak() - before, s.train.fmri.nbytes + s.test.fmri.nbytes >> 20)")
-    grown, size = map(int, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout.split())
-    assert grown < 2.3 * size + 250, (grown, size)
-
-
-# ---- prior
-
-def test_a_purge_finds_copies_among_thousands_in_seconds():
-    references = simulated_stimuli(90, 10)[0][0]
-    many = augment(references, 12_000, strength=2.5, seed=1)[0]
-    many[[5, 7000, 11_999]] = references[:3]
-    start = time.monotonic()
-    out = deduplicate(many, references)
-    assert time.monotonic() - start < 20
-    assert out.n_exact == 3 and not out.kept[[5, 7000, 11_999]].any() and len(out.images) == out.kept.sum()
-    none = deduplicate(many[:0], references)
-    assert (none.n_exact, none.n_near, len(none.images)) == (0, 0, 0)
-
-
-def test_importing_is_light():
-    code = "import sys, digit69.sources; print([m for m in ('torch', 'sklearn', 'scipy', 'requests', 'pooch') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-
-
-def test_only_the_published_file_holds_a_published_split(tmp_path, monkeypatch):
-    path = write_split(simulate(20, 4, 30), tmp_path / "mine.mat")
+def test_only_the_published_file_holds_a_published_split(folder, monkeypatch):
+    path = write_split(simulate(20, 4, 30), folder / "mine.mat")
     assert load_dataset(str(path)).provenance["protocol"] == "the split of the file"
     monkeypatch.setitem(DATASETS, "digit69", replace(DATASETS["digit69"], sha256=sha256(path)))
     assert load_dataset(str(path)).provenance["protocol"] == "published split"
+
+
+def test_a_data_set_from_outside_is_fetched_read_and_described_like_ours(folder, server, monkeypatch, capsys):
+    own = simulate(8, 4, 20)
+
+    def read_mine(path):
+        assert path.read_bytes() == PUBLISHED
+        return own
+
+    monkeypatch.setattr("digit69.datasets.DATASETS", dict(DATASETS))
+    register_dataset(replace(server.spec, reader=read_mine, label_names={1: "ring"}))
+    split = load_dataset("mine")
+    assert split.digest == own.digest
+    assert split.provenance["source"] == "a download: mine.npz"
+    assert split.provenance["owner"] == "Ada"
+    assert "Ada" in describe_dataset("mine") and "Ada" in capsys.readouterr().err
+    assert label_names("mine fold 3") == {1: "ring"}
+    assert "mine" in data_choices()
+    with pytest.raises(DataError, match="already a data set named 'mine'"):
+        register_dataset(server.spec)
+
+
+# --- the simulated subject ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_train,n_test", [(90, 10), (900, 100), (2, 1), (3, 300)])
+def test_train_and_test_share_neither_stimuli_nor_originals(n_train, n_test, monkeypatch):
+    originals = []
+
+    def recording_augment(images, *args, **kwargs):
+        originals.append({image.tobytes() for image in images})
+        return augment(images, *args, **kwargs)
+
+    monkeypatch.setattr(stimuli_module, "augment", recording_augment)
+    (train, train_labels), (test, test_labels) = simulated_stimuli(n_train, n_test)
+    train_sixes, test_sixes, train_nines, test_nines = originals
+    assert not train_sixes & test_sixes
+    assert not train_nines & test_nines
+    both = np.concatenate([train, test])
+    assert len(np.unique(stimulus_ids(both))) == len(both) == n_train + n_test
+    n_sixes, n_nines = np.bincount(train_labels, minlength=3)[1:]
+    assert abs(n_sixes - n_nines) <= 1
+    assert (np.diff(test_labels) >= 0).all()
+
+
+def test_trials_differ_unless_there_is_no_noise():
+    subject = simulation.draw_subject(100)
+    twice = np.repeat(simulated_stimuli(2, 1)[0][0][:1], 2, 0)
+    first, second = simulation.simulate_responses(subject, twice, noise_sd=0.3)
+    assert np.abs(first - second).mean() > 0.1
+    first, second = simulation.simulate_responses(subject, twice, noise_sd=0)
+    assert np.array_equal(first, second)
+
+
+def test_the_size_of_chunks_does_not_matter(monkeypatch):
+    in_one_chunk = simulate(40, 10, 300).train.fmri
+    monkeypatch.setattr(simulation, "ROW_CHUNK", 7)
+    assert np.allclose(simulate(40, 10, 300).train.fmri, in_one_chunk, atol=1e-5)
+
+
+def test_a_simulated_subject_survives_its_file(folder):
+    split = simulate(20, 6, 40)
+    assert load_dataset(write_split(split, folder / "s.mat")).digest == split.digest
+    assert load_dataset(write_split(split, folder / "s.npz")).digest == split.digest
+    assert len(shared_stimuli(split)) == 0
+
+
+MEASURE_MEMORY = """
+import resource
+from digit69.core import set_quiet, set_threads
+from digit69.simulation import simulate
+
+def peak_mib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+set_quiet()
+set_threads(1)
+simulate(100, 10, 100)
+before = peak_mib()
+split = simulate(1800, 200, 12_000)
+print(peak_mib() - before, split.train.fmri.nbytes + split.test.fmri.nbytes >> 20)
+"""
+
+
+def test_thousands_of_stimuli_take_memory_near_that_of_the_result():
+    """The peak stays below two copies (the result, and the one a checked data set makes) and the stimuli."""
+    done = subprocess.run([sys.executable, "-c", MEASURE_MEMORY], capture_output=True, text=True, check=True)
+    grown, size = map(int, done.stdout.split())
+    assert size > 90
+    assert grown < 2.3 * size + 150
+
+
+# --- the prior ----------------------------------------------------------------------------------------------
+
+
+def test_deduplication_finds_copies_among_thousands_in_seconds():
+    references = simulated_stimuli(90, 10)[0][0]
+    candidates = augment(references, 12_000, strength=2.5, seed=1)[0]
+    candidates[[5, 7000, 11_999]] = references[:3]
+    started = time.monotonic()
+    result = deduplicate(candidates, references)
+    assert time.monotonic() - started < 20
+    assert result.n_exact == 3
+    assert not result.kept[[5, 7000, 11_999]].any()
+    assert len(result.images) == result.kept.sum()
+
+
+def test_deduplication_of_nothing_is_nothing():
+    references = simulated_stimuli(4, 2)[0][0]
+    result = deduplicate(references[:0], references)
+    assert (result.n_exact, result.n_near, len(result.images)) == (0, 0, 0)
+
+
+def test_importing_data_sets_is_light():
+    heavy = ("torch", "sklearn", "scipy", "requests", "pooch")
+    code = f"import sys, digit69.datasets; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
