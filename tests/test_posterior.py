@@ -1,4 +1,5 @@
-"""The posterior: honest inside, the same through the command line, on files without images and with any number of voxels."""
+"""The posterior: honest inside, and the same through the command line, on files without images."""
+
 import copy
 import json
 from dataclasses import replace
@@ -6,18 +7,37 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from digit69.augmentation import interpolate_shapes
 from digit69.core import ModelError
 from digit69.data import BrainDataset
+from digit69.models.base import Reconstructor
+from digit69.models.candidates import (
+    compute_features,
+    make_candidates,
+    posterior_weights,
+    sample_indices,
+)
+from digit69.models.prior_selection import (
+    cross_validate_prior,
+    fit_inner_likelihoods,
+)
+from digit69.models.registry import make_model
+from digit69.pixel_metrics import pcc
 from digit69.readers import write_split
 from digit69.receptive_fields import EncodingConfig
-from digit69.metrics import pcc
-from digit69.models.base import Reconstructor, make_model
-from digit69.models.candidates import make_candidates, compute_features, sample_indices, posterior_weights
-from digit69.models.prior_selection import cross_validate_prior, fit_inner_likelihoods
-from digit69.augmentation import interpolate_shapes
 from digit69.simulation import simulate
 
-LIGHT = dict(n_candidates=3000, exponents=(.15,), strengths=(1.,), voxels=(100, 200), draws=16, steps=10, network_steps=60, width=128)
+LIGHT = {
+    "n_candidates": 2000,
+    "exponents": (0.15,),
+    "augmentation_strengths": (1.0,),
+    "voxel_counts": (100, 200),
+    "n_samples": 16,
+    "ascent_steps": 10,
+    "decoder_steps": 40,
+    "decoder_width": 128,
+    "n_splits": 3,
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,40 +50,86 @@ def fitted(split):
     return make_model("posterior", **LIGHT).fit(split.train)
 
 
+def mean_pcc(model, test):
+    return pcc(model.reconstruct(test.fmri), test.images).mean()
+
+
+# --- what it can do ----------------------------------------------------------------------------------------
+
+
 def test_it_beats_ridge_on_a_simulated_subject(split, fitted):
-    ours, ridge = (pcc(m.reconstruct(split.test.fmri), split.test.images).mean() for m in (fitted, make_model("ridge").fit(split.train)))
-    assert ours > ridge
+    assert mean_pcc(fitted, split.test) > mean_pcc(make_model("ridge").fit(split.train), split.test)
 
 
-def test_each_estimate_is_best_at_its_own(split, fitted):
-    found = fitted.estimates(split.test.fmri)
-    error = {k: ((v - split.test.images)**2).mean() for k, v in found.items()}
-    assert error["mean"] < error["probable"]
-    assert all(v.shape == (12, 28, 28) and v.dtype == np.float32 for v in found.values())
+def test_the_posterior_mean_has_less_squared_error_than_the_map_estimate(split, fitted):
+    estimates = fitted.estimates(split.test.fmri)
+    error = {kind: ((images - split.test.images) ** 2).mean() for kind, images in estimates.items()}
+    assert error["mean"] < error["map"]
+    assert all(images.shape == (12, 28, 28) for images in estimates.values())
+    assert all(images.dtype == np.float32 for images in estimates.values())
 
 
 def test_rows_without_information_give_back_the_prior(split, fitted):
-    blank = np.repeat(split.train.fmri.mean(0)[None], 2, 0)
-    assert fitted.uncertainty(blank).mean() > fitted.uncertainty(split.test.fmri).mean()
+    average_row = split.train.fmri.mean(0)[None]
+    assert fitted.uncertainty(average_row).mean() > fitted.uncertainty(split.test.fmri).mean()
 
 
 def test_a_noisier_row_is_answered_less_surely(split, fitted):
     noise = np.random.default_rng(0).normal(size=split.test.fmri.shape) * split.train.fmri.std(0)
-    doubt = [fitted.uncertainty((split.test.fmri + k * noise).astype(np.float32)).mean() for k in (0, 1, 3)]
-    assert doubt[0] < doubt[1] < doubt[2]
+    rows = [(split.test.fmri + level * noise).astype(np.float32) for level in (0, 1, 3)]
+    clean, noisy, noisiest = (fitted.uncertainty(row).mean() for row in rows)
+    assert clean < noisy < noisiest
 
 
-def test_intervals_hold_draws_and_widen_with_the_level(split, fitted):
-    (lo, hi), (lower, higher) = fitted.intervals(split.test.fmri, .5), fitted.intervals(split.test.fmri, .9)
-    assert (lower <= lo).all() and (hi <= higher).all() and (hi - lo).mean() < (higher - lower).mean()
+def test_wider_intervals_hold_narrower_ones(split, fitted):
+    lo, hi = fitted.intervals(split.test.fmri, 0.5)
+    lower, higher = fitted.intervals(split.test.fmri, 0.9)
+    assert (lower <= lo).all()
+    assert (hi <= higher).all()
+    assert (hi - lo).mean() < (higher - lower).mean()
 
 
-def test_selection_never_sees_candidates_of_held_out_stimuli(split):
+def test_samples_have_a_temperature_of_their_own(split, fitted):
+    selected = fitted.selected_params_
+    assert np.isclose(fitted.sample_temperature_ratio_ * selected.temperature, selected.sample_temperature)
+    colder = copy.copy(fitted)
+    colder.sample_temperature_ratio_ = fitted.sample_temperature_ratio_ / 4
+    rows = split.test.fmri
+    assert colder.uncertainty(rows).mean() < fitted.uncertainty(rows).mean()
+    assert np.array_equal(colder.reconstruct(rows), fitted.reconstruct(rows))
+
+
+# --- honesty -----------------------------------------------------------------------------------------------
+
+
+def best_inner_pcc(split, inner, images, parents):
+    candidates = compute_features(images, parents, EncodingConfig())
+    scores = cross_validate_prior(split.train, {1.0: candidates}, inner)
+    return max(score.pcc for score in scores.values())
+
+
+def test_selection_never_sees_candidates_of_left_out_stimuli(split):
     images, parents = make_candidates(split.train, 300, seed=0)
-    inner = fit_inner_likelihoods(split.train, EncodingConfig(voxels=100), (100,), n_splits=4)
-    assert sorted(np.concatenate([out for out, _ in inner])) == list(range(split.train.n))
-    honest, leaky = (cross_validate_prior(split.train, {1.: compute_features(images, p, EncodingConfig())}, inner) for p in (parents, np.repeat(np.arange(300)[:, None] % 9, 3, 1)))
-    assert max(p for p, _ in leaky.values()) > max(p for p, _ in honest.values()) + .02                  # hardly anything barred: the answer is among the candidates
+    inner = fit_inner_likelihoods(split.train, EncodingConfig(n_selected=100), (100,), n_splits=4)
+    left_out = np.concatenate([fold.validation_idx for fold in inner])
+    assert sorted(left_out) == list(range(split.train.n))
+    wrong_parents = np.repeat(np.arange(300)[:, None] % 9, 3, 1)  # hardly any candidate is excluded
+    honest = best_inner_pcc(split, inner, images, parents)
+    leaky = best_inner_pcc(split, inner, images, wrong_parents)
+    assert leaky > honest + 0.02  # the stimulus itself is among the candidates
+
+
+def test_excluded_candidates_get_no_weight_and_are_not_drawn(split, fitted):
+    excluded = np.arange(len(fitted.candidate_latents_)) % 2 == 0
+    likelihood = fitted.likelihood_
+    statistics = likelihood.sufficient_statistics(split.test.fmri)
+    weights = posterior_weights(likelihood, statistics, fitted.candidate_latents_, 6.0, excluded)
+    assert (weights[:, excluded] == 0).all()
+    assert np.allclose(weights.sum(1), 1, atol=1e-4)
+    drawn = sample_indices(weights, 40)
+    assert not excluded[drawn].any()
+    counts = np.stack([np.bincount(row, minlength=len(excluded)) for row in drawn])
+    assert (np.abs(counts - 40 * weights) < 1 + 1e-3).all()  # systematic: to within one
 
 
 def test_shuffled_pairs_decode_nothing(split):
@@ -71,65 +137,62 @@ def test_shuffled_pairs_decode_nothing(split):
     shuffled = BrainDataset(split.train.fmri[order], split.train.images, split.train.labels)
     wrong = make_model("posterior", **LIGHT).fit(shuffled)
     mean = make_model("mean").fit(split.train)
-    assert pcc(wrong.reconstruct(split.test.fmri), split.test.images).mean() < pcc(mean.reconstruct(split.test.fmri), split.test.images).mean() + .05
+    assert mean_pcc(wrong, split.test) < mean_pcc(mean, split.test) + 0.05
 
 
-def test_saved_and_read_back(split, fitted, tmp_path):
-    again = Reconstructor.load(fitted.save(tmp_path))
-    assert np.array_equal(again.reconstruct(split.test.fmri), fitted.reconstruct(split.test.fmri))
-    assert np.array_equal(again.sample(split.test.fmri, 4, 1), fitted.sample(split.test.fmri, 4, 1))
+def test_images_between_stimuli_of_one_class_stay_in_it(split):
+    _, parents = interpolate_shapes(split.train.images, 40, split.train.labels)
+    labels = split.train.labels[parents]
+    assert (labels == labels[:, :1]).all()
 
 
-@pytest.mark.parametrize("fact", ["usual_", "warmth_"])
-def test_a_folder_of_an_earlier_version_is_refused_in_one_line(fitted, tmp_path, fact):
+# --- files -------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_model_answers_the_same(split, fitted, tmp_path):
+    restored = Reconstructor.load(fitted.save(tmp_path))
+    rows = split.test.fmri
+    assert np.array_equal(restored.reconstruct(rows), fitted.reconstruct(rows))
+    assert np.array_equal(restored.sample(rows, 4, 1), fitted.sample(rows, 4, 1))
+
+
+@pytest.mark.parametrize("fact", ["median_noise_level", "sample_temperature_ratio_"])
+def test_a_folder_that_lacks_a_fact_is_refused_in_one_line(fitted, tmp_path, fact):
     folder = fitted.save(tmp_path)
     card = json.loads((folder / "model.json").read_text())
     del card["facts"][fact]
     (folder / "model.json").write_text(json.dumps(card))
-    with pytest.raises(ModelError, match="train the model again"): Reconstructor.load(folder)
+    with pytest.raises(ModelError, match="train the model again"):
+        Reconstructor.load(folder)
 
 
-def test_constant_voxels_few_rows_and_no_labels(split):
+def fits_and_answers(train, test):
+    model = make_model("posterior", "smoke").fit(train)
+    return np.isfinite(model.reconstruct(test.fmri)).all()
+
+
+def test_constant_voxels_few_rows_repeats_and_no_labels_are_no_obstacle(split):
     fmri = split.train.fmri.copy()
-    fmri[:, :40] = 3.
-    for part in (BrainDataset(fmri, split.train.images), replace(split.train, labels=None).rows(np.arange(5)), split.train.rows(np.r_[0:4, 0:4])):
-        model = make_model("posterior", "smoke").fit(part)
-        assert np.isfinite(model.reconstruct(split.test.fmri)).all()
+    fmri[:, :40] = 3.0
+    assert fits_and_answers(BrainDataset(fmri, split.train.images), split.test)
+    assert fits_and_answers(replace(split.train, labels=None).rows(np.arange(5)), split.test)
+    assert fits_and_answers(split.train.rows(np.r_[0:4, 0:4]), split.test)
+
+
+def test_an_unknown_estimate_is_refused(split):
     with pytest.raises(ModelError, match="estimate"):
         make_model("posterior", estimate="median").fit(split.train)
 
 
-def test_morph_of_one_class_stays_in_it(split):
-    _, parents = interpolate_shapes(split.train.images, 40, split.train.labels)
-    assert all(len(set(split.train.labels[p])) == 1 for p in parents)
-
-
-@pytest.mark.parametrize("voxels", [300, 37])
-def test_a_file_without_test_images_through_the_command_line(digit69, tmp_path, split, voxels):
-    fewer = lambda part: replace(part, fmri=part.fmri[:, :voxels])
-    data = write_split(replace(split, train=fewer(split.train), test=fewer(split.test).blind()), tmp_path / "blind.mat")
-    done = digit69("train", "--data", data, "--model", "posterior", "--preset", "smoke", "--out", tmp_path / "m")
+def test_a_file_with_few_voxels_and_without_test_images_through_the_command_line(digit69, tmp_path, split):
+    train = replace(split.train, fmri=split.train.fmri[:, :37])
+    test = replace(split.test, fmri=split.test.fmri[:, :37]).blind()
+    data = write_split(replace(split, train=train, test=test), tmp_path / "blind.mat")
+    model, out = tmp_path / "model", tmp_path / "reconstructions.npz"
+    done = digit69("train", "--data", data, "--model", "posterior", "--preset", "smoke", "--out", model)
     assert done.returncode == 0, done.stderr
-    done = digit69("reconstruct", "--model", tmp_path / "m", "--data", data, "--out", tmp_path / "r.npz", "--samples", 3)
+    done = digit69("reconstruct", "--model", model, "--data", data, "--out", out, "--samples", 3)
     assert done.returncode == 0, done.stderr
-    with np.load(tmp_path / "r.npz") as z:
-        assert z["reconstructions"].shape == (12, 28, 28) and z["samples"].shape == (12, 3, 28, 28)
-
-
-def test_draws_are_as_warm_as_the_energy_score_asks(split, fitted):
-    exponent, strength, temperature, warm = fitted.choice_
-    assert np.isclose(fitted.warmth_ * temperature, warm)
-    colder = copy.copy(fitted)
-    colder.warmth_ = fitted.warmth_ / 4
-    assert colder.uncertainty(split.test.fmri).mean() < fitted.uncertainty(split.test.fmri).mean()
-    assert np.array_equal(colder.reconstruct(split.test.fmri), fitted.reconstruct(split.test.fmri))      # point estimates have a temperature of their own
-
-
-def test_barred_candidates_get_no_weight(split, fitted):
-    barred = np.arange(len(fitted.latents_)) % 2 == 0
-    weights = posterior_weights(fitted.given, fitted.given.sufficient_statistics(split.test.fmri), fitted.latents_, 6., barred)
-    assert (weights[:, barred] == 0).all() and np.allclose(weights.sum(1), 1, atol=1e-4)
-    picked = sample_indices(weights, 40, 0)
-    assert not barred[picked].any()
-    counts = np.stack([np.bincount(row, minlength=len(barred)) for row in picked])
-    assert (np.abs(counts - 40 * weights) < 1 + 1e-3).all()                                               # stratified: to within one
+    with np.load(out) as arrays:
+        assert arrays["reconstructions"].shape == (12, 28, 28)
+        assert arrays["samples"].shape == (12, 3, 28, 28)
