@@ -1,7 +1,10 @@
-"""Drive the explorer in a real browser, as a Voila page and in JupyterLab, and open the book. make test-browser
+"""Drive the explorer in a real browser, as a Voila page and in JupyterLab, and open the book.
 
-Debian's Chromium and its driver are installed when they are missing and we are root. Pictures go to --out, the times of every control are printed.
-Nothing here waits for a fixed time: it waits for what must appear, and fails when it does not."""
+make test-browser. Debian's Chromium and its driver are installed when they are missing and we are root.
+Pictures go to --out, the times of every control are printed. Nothing here waits for a fixed time: it waits
+for what must appear, and fails when it does not.
+"""
+
 import argparse
 import json
 import os
@@ -12,191 +15,450 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
 
-WAIT = 180
+WAIT_SECONDS = 180
+
+INSTALL = (
+    "apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null"
+)
+
+BROWSER_OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+)
+
+# --- the browser -------------------------------------------------------------------------------------------
 
 
 def install():
     "Chromium and its driver, from the distribution."
-    if shutil.which("chromium") and shutil.which("chromedriver"): return
-    if os.getuid() != 0 or not shutil.which("apt-get"): sys.exit("please run: sudo apt-get install chromium chromium-driver")
+    if shutil.which("chromium") and shutil.which("chromedriver"):
+        return
+    if os.getuid() != 0 or not shutil.which("apt-get"):
+        sys.exit("please run: sudo apt-get install chromium chromium-driver")
     print("installing chromium and chromium-driver")
-    subprocess.run("apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null", shell=True, check=True)
+    subprocess.run(INSTALL, shell=True, check=True)
 
 
 def open_browser():
+    "A browser without a window that keeps what its console says."
     from selenium import webdriver
     from selenium.webdriver.chrome.options import Options
     from selenium.webdriver.chrome.service import Service
+
     options = Options()
     options.binary_location = shutil.which("chromium")
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"): options.add_argument(word)
+    for word in BROWSER_OPTIONS:
+        options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
 
 
-def until(what, found, wait=WAIT):
-    "What `found()` returns once it is true."
-    end = time.monotonic() + wait
+def until(what, condition, seconds=WAIT_SECONDS):
+    "Wait until `condition()` is true, and return what it returns."
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if got := found(): return got
-        time.sleep(.02)
-    raise AssertionError(f"waited {wait} s in vain for: {what}")
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"waited {seconds} s in vain for: {what}")
 
 
-def size(driver, width, height):
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600})
+def resize(driver, width, height):
+    "Give the page a size; below 600 pixels as on a phone."
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
 
 def errors(driver):
     "What the browser complained of. JupyterLab's own warnings are not ours; an error is an error."
-    return [e["message"] for e in driver.get_log("browser") if e["level"] == "SEVERE"]
+    return [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
 
 
-# The picture is the answer: the second of the large ones (the first is what was shown, where that is known).
-ANSWER = "(() => { const f = [...document.querySelectorAll('.d69 figure')].find(f => / says|, step|T =/.test(f.innerText)); return f ? f.querySelector('img').src : null })()"
-HANDLE = """const label = [...document.querySelectorAll('.widget-label')].find(l => l.textContent === arguments[0]);
-            return label ? label.parentElement.querySelector('.noUi-handle') : null"""
-# Milliseconds from the key to the next answer on the page, and to the last one so far (a search or a slow sampler shows where it stands first), measured in the page.
+# --- the page, in the browser's language -------------------------------------------------------------------
+
+# The source of the picture of the answer: the one whose caption says so.
+ANSWER = """(() => {
+  const figures = [...document.querySelectorAll('.d69 figure')];
+  const figure = figures.find(f => / says|, step|T =/.test(f.innerText));
+  return figure ? figure.querySelector('img').src : null;
+})()"""
+
+FIND_LABEL = """const labels = [...document.querySelectorAll('.widget-label')];
+const label = labels.find(l => l.textContent === arguments[0]);"""
+
+# The part of a slider that the keyboard moves.
+HANDLE = FIND_LABEL + "return label ? label.parentElement.querySelector('.noUi-handle') : null;"
+
+IS_SHOWN = FIND_LABEL + "return !!(label && label.offsetParent);"
+
+READOUT = FIND_LABEL + "return label ? label.parentElement.querySelector('.widget-readout').innerText : null;"
+
+# Milliseconds from a key to the next answer (ms), and to the latest one (last): a search or a slow sampler
+# shows where it stands before its answer is complete. Measured in the page, by a clock that every key starts.
 CLOCK = f"""window.d69 = {{src: {ANSWER}, start: null, ms: null, last: null}};
-addEventListener('keydown', () => {{ d69.start = performance.now(); d69.ms = d69.last = null; d69.src = {ANSWER} }}, true);
-new MutationObserver(() => {{ if (d69.start === null) return; const now = {ANSWER};
-  if (now && now !== d69.src) {{ d69.src = now; d69.last = performance.now() - d69.start; d69.ms ??= d69.last }} }}).observe(document.body, {{subtree: true, childList: true, attributes: true}});"""
-UNFINISHED = "[...document.querySelectorAll('.d69 figcaption')].some(c => /first look|, step /.test(c.innerText) && c.parentElement.offsetWidth > 100)"
-READS = """const label = [...document.querySelectorAll('.widget-label')].find(l => l.textContent === arguments[0]); return label ? label.parentElement.querySelector('.widget-readout').innerText : null"""
+addEventListener('keydown', () => {{
+  d69.start = performance.now();
+  d69.ms = d69.last = null;
+  d69.src = {ANSWER};
+}}, true);
+new MutationObserver(() => {{
+  if (d69.start === null) return;
+  const now = {ANSWER};
+  if (now && now !== d69.src) {{
+    d69.src = now;
+    d69.last = performance.now() - d69.start;
+    d69.ms ??= d69.last;
+  }}
+}}).observe(document.body, {{subtree: true, childList: true, attributes: true}});"""
+
+IS_UNFINISHED = """return [...document.querySelectorAll('.d69 figcaption')].some(
+  c => /first look|, step /.test(c.innerText) && c.parentElement.offsetWidth > 100);"""
+
+BUTTON = """return [...document.querySelectorAll('button.jupyter-button, .widget-play button')].find(
+  b => b.innerText.trim() === arguments[0] || b.title === arguments[0]
+    || b.querySelector('.fa-' + arguments[0]));"""
+
+FILM_IS_SHOWN = """return [...document.querySelectorAll('.d69 h4')].some(
+  h => h.innerText === 'The film' && h.parentElement.querySelectorAll('img').length > 1);"""
+
+ANSWER_IS_COMPLETE = """return [...document.querySelectorAll('.d69 figcaption')].some(
+  c => / says/.test(c.innerText) && !/first look/.test(c.innerText));"""
+
+NOTES = "return [...document.querySelectorAll('.d69-note')].map(n => n.innerText).join(' ');"
+
+ALL_MODELS_ARE_SHOWN = "return document.querySelectorAll('.d69 figure img').length > 8;"
+
+PICTURES_ARE_COMPLETE = """return [...document.querySelectorAll('.d69 figure img')].every(
+  i => i.complete && i.naturalWidth > 0);"""
+
+RIGHT_EDGE = """return Math.max(...[...document.querySelectorAll('.d69, .widget-inline-hbox')].map(
+  e => e.getBoundingClientRect().right));"""
+
+TWO_FRAMES = "return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));"
+
+FOREIGN_ADDRESSES = """return performance.getEntriesByType('resource').map(e => e.name).filter(
+  n => !/^(data:|blob:|https?:..(localhost|127.0.0.1))/.test(n));"""
+
+# --- using the page by keyboard ----------------------------------------------------------------------------
+
+
+def focus(driver, element, name):
+    "Bring an element into view and give it the keyboard."
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus();", element)
+    has_focus = driver.execute_script("return document.activeElement === arguments[0];", element)
+    assert has_focus, f"'{name}' cannot be reached by keyboard"
 
 
 def press(driver, label, keys):
-    "Focus a control and press keys on it; milliseconds until the picture changed and until it was final, for each key that changed it."
-    handle, times = driver.execute_script(HANDLE, label), []
+    """Press keys on a control; of each that changed the picture: ms until the next and the final one."""
+    handle = driver.execute_script(HANDLE, label)
     assert handle is not None, f"there is no control '{label}' on the page"
-    driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", handle)
-    assert driver.execute_script("return document.activeElement === arguments[0]", handle), f"'{label}' cannot be reached by keyboard"
+    focus(driver, handle, label)
+    times = []
     for key in keys:
         handle.send_keys(key)
-        try: first = until("a new picture", lambda: driver.execute_script("return d69.ms"), 5)
-        except AssertionError: continue      # some keys change nothing: a seed that draws the same, the end of a slider
-        until("the end of the search", lambda: not driver.execute_script(f"return {UNFINISHED}"))
+        try:
+            first = until("a new picture", lambda: driver.execute_script("return d69.ms"), 5)
+        except AssertionError:
+            continue  # some keys change nothing: a seed that draws the same, the end of a slider
+        until("the end of the search", lambda: not driver.execute_script(IS_UNFINISHED))
         times.append((first, driver.execute_script("return d69.last")))
     assert times, f"'{label}' was moved {len(keys)} times, and the picture never changed"
     return times
 
 
-def look_back(test):
-    "Keep a picture of the page when a test fails."
-    def run(driver, url, out, name, *more):
-        try: return test(driver, url, out, name, *more)
-        except BaseException:
-            driver.save_screenshot(str(out / f"failed_{name}.png"))
-            print(f"see {out / f'failed_{name}.png'}", *errors(driver), sep="\n", file=sys.stderr)
-            raise
-    return run
-
-
 def click(driver, text):
     "Press a button by keyboard."
     from selenium.webdriver.common.keys import Keys
-    button = driver.execute_script("return [...document.querySelectorAll('button.jupyter-button, .widget-play button')].find(b => b.innerText.trim() === arguments[0] || b.title === arguments[0] || b.querySelector('.fa-' + arguments[0]))", text)
+
+    button = driver.execute_script(BUTTON, text)
     assert button is not None, f"there is no button '{text}'"
-    driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", button)
-    assert driver.execute_script("return document.activeElement === arguments[0]", button), f"'{text}' cannot be reached by keyboard"
+    focus(driver, button, text)
     button.send_keys(Keys.ENTER)
 
 
-def play(driver, Keys, name):
-    "Every control of every model that draws, then the walk, the film, the way back, and a model that is missing; {(model, control): [(first, last picture in ms)]}."
-    keys = {"share of it, %": Keys.PAGE_UP, "silence best": Keys.ARROW_RIGHT, "noise, SDs": Keys.PAGE_UP, "temperature": Keys.PAGE_UP, "steps": Keys.ARROW_RIGHT, "guidance": Keys.PAGE_UP, "sampler": Keys.ARROW_RIGHT,
-            "seed": Keys.ARROW_RIGHT, "row": Keys.ARROW_RIGHT, "estimate": Keys.ARROW_RIGHT}
-    reads, rows, seen = lambda label: driver.execute_script(READS, label), {}, []
-    press(driver, "model", [Keys.ARROW_LEFT] * 8)
-    while (model := reads("model")) not in seen:
-        seen.append(model)
-        there = [k for k in keys if driver.execute_script(HANDLE.replace("return label", "return label && label.offsetParent"), k)]
-        if "seed" in there:
-            brain = [k for k in there if k in list(keys)[:3]] if model == "posterior" else []       # a network of the smoke preset hardly listens to the brain
-            for label in [*brain, *(k for k in there if k not in list(keys)[:3])]: rows[model, label] = press(driver, label, [keys[label]] * (3 if label in ("estimate", "sampler") else 6))
-            click(driver, "Undisturbed"); until("an undisturbed brain", lambda: reads("share of it, %") == "0")
-            click(driver, "Watch it form"); until("a film", lambda: driver.execute_script("return [...document.querySelectorAll('.d69 h4')].some(h => h.innerText === 'The film' && h.parentElement.querySelectorAll('img').length > 1)"))
-        try: press(driver, "model", [Keys.ARROW_RIGHT])
-        except AssertionError: pass                                                   # the last one
-    said = lambda: driver.execute_script("return [...document.querySelectorAll('.d69-note')].map(n => n.innerText).join(' ')")
-    if "class_mean" in seen: assert "class_mean cannot be asked again" in said(), f"{seen}, and only: {said()}"        # (taken away before the page was opened)
-    before = reads("share of it, %")
-    click(driver, "play"); until("the walk", lambda: reads("share of it, %") != before); click(driver, "pause")
-    for _ in seen:
-        if reads("model") in ("posterior", seen[0]): break
-        press(driver, "model", [Keys.ARROW_LEFT])
-    print(f"{name}: milliseconds from a key to the new picture, and to the final one where a search shows where it stands\n  {'model':12}{'control':16}{'changes':>8}{'median':>8}{'worst':>8}{'final':>8}")
-    for (model, label), ms in rows.items():
-        first, last = np.array(ms, float).T
-        print(f"  {model:12}{label:16}{len(ms):8}{np.median(first):8.0f}{first.max():8.0f}{np.median(last):8.0f}")
-    return [{"model": m, "control": c, "ms": ms} for (m, c), ms in rows.items()]
+def read(driver, label):
+    "What a control shows beside its slider."
+    return driver.execute_script(READOUT, label)
 
 
-@look_back
-def drive(driver, url, out, name, start=None):
-    "Open a page with the explorer, move every control by keyboard, look at it wide and narrow."
+# --- what is done on the page ------------------------------------------------------------------------------
+
+
+@dataclass
+class Timing:
+    "Milliseconds of a control of a model: of each change, until the first and until the final picture."
+
+    model: str
+    control: str
+    ms: list[tuple[float, float]]
+
+
+def control_keys():
+    "The key that moves each control."
     from selenium.webdriver.common.keys import Keys
-    size(driver, 1200, 1000)
-    begun = time.monotonic()
-    driver.get(url)
-    if start: start(driver)
-    until("the explorer's picture", lambda: driver.execute_script(f"return {ANSWER}"))
-    print(f"{name}: first picture after {time.monotonic() - begun:.1f} s")
-    driver.execute_script(CLOCK)
-    until("all models", lambda: driver.execute_script("return document.querySelectorAll('.d69 figure img').length > 8"))
-    rows = play(driver, Keys, name)
+
+    brain = {"share of it, %": Keys.PAGE_UP, "silence best": Keys.ARROW_RIGHT, "noise, SDs": Keys.PAGE_UP}
+    model = {
+        "temperature": Keys.PAGE_UP,
+        "steps": Keys.ARROW_RIGHT,
+        "guidance": Keys.PAGE_UP,
+        "sampler": Keys.ARROW_RIGHT,
+        "seed": Keys.ARROW_RIGHT,
+        "row": Keys.ARROW_RIGHT,
+        "estimate": Keys.ARROW_RIGHT,
+    }
+    return brain, model
+
+
+def move_controls(driver, model):
+    "Move every control of the chosen model; those of the brain only for the posterior."
+    of_brain, of_model = control_keys()
+    keys = {**of_brain, **of_model} if model == "posterior" else of_model  # others of this size hardly listen
+    timings = []
+    for label, key in keys.items():
+        if driver.execute_script(IS_SHOWN, label):
+            n_presses = 3 if label in ("estimate", "sampler") else 6
+            timings.append(Timing(model, label, press(driver, label, [key] * n_presses)))
+    return timings
+
+
+def watch_film(driver):
+    "Take back what was done to the brain, and watch the digit form."
+    click(driver, "Undisturbed")
+    until("an undisturbed brain", lambda: read(driver, "share of it, %") == "0")
+    click(driver, "Watch it form")
+    until("a film", lambda: driver.execute_script(FILM_IS_SHOWN))
+    until("the answer after it", lambda: driver.execute_script(ANSWER_IS_COMPLETE))
+
+
+def move_model(driver, key, n_presses=1):
+    "Choose another model; at the end of the slider nothing changes."
+    try:
+        press(driver, "model", [key] * n_presses)
+    except AssertionError as error:
+        if "never changed" not in str(error):
+            raise
+
+
+def visit_models(driver):
+    "Every control of every model that samples, from the first model to the last: names and timings."
+    from selenium.webdriver.common.keys import Keys
+
+    visited, timings = [], []
+    press(driver, "model", [Keys.ARROW_LEFT] * 8)
+    while (model := read(driver, "model")) not in visited:
+        visited.append(model)
+        if driver.execute_script(IS_SHOWN, "seed"):
+            timings += move_controls(driver, model)
+            watch_film(driver)
+        move_model(driver, Keys.ARROW_RIGHT)
+    return visited, timings
+
+
+def walk_to_other_row(driver):
+    "Let the page mix the other row in by itself."
+    before = read(driver, "share of it, %")
+    click(driver, "play")
+    until("the walk", lambda: read(driver, "share of it, %") != before)
+    click(driver, "pause")
+
+
+def return_to_posterior(driver, visited):
+    "Choose the posterior again, or the first model."
+    from selenium.webdriver.common.keys import Keys
+
+    for _ in visited:
+        if read(driver, "model") in ("posterior", visited[0]):
+            return
+        press(driver, "model", [Keys.ARROW_LEFT])
+
+
+def print_timings(name, timings):
+    "Milliseconds to the new picture, and to the final one where a search shows where it stands."
+    print(f"{name}: milliseconds from a key to the new picture, and to the final one")
+    print(f"  {'model':12}{'control':16}{'changes':>8}{'median':>8}{'worst':>8}{'final':>8}")
+    for timing in timings:
+        first, last = np.array(timing.ms, float).T
+        numbers = f"{np.median(first):8.0f}{first.max():8.0f}{np.median(last):8.0f}"
+        print(f"  {timing.model:12}{timing.control:16}{len(first):8}{numbers}")
+
+
+def play(driver, name):
+    "Use the page: all models and controls, the sentence on a missing model, the walk, the way back."
+    visited, timings = visit_models(driver)
+    if "class_mean" in visited:  # it was taken away before the page was opened
+        notes = driver.execute_script(NOTES)
+        assert "class_mean cannot be asked again" in notes, f"{visited}, and only: {notes}"
+    walk_to_other_row(driver)
+    return_to_posterior(driver, visited)
+    print_timings(name, timings)
+    return [asdict(timing) for timing in timings]
+
+
+def look_at_explorer(driver, out, name):
+    "Pictures of the page wide and narrow; nothing may stand out over the edge."
     for width, height in ((1200, 1500), (420, 2600)):
-        size(driver, width, height)
-        until("the page to fit", lambda w=width: driver.execute_script("return innerWidth") == w)
-        driver.execute_script("return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        resize(driver, width, height)
+        until("the page to fit", lambda width=width: driver.execute_script("return innerWidth") == width)
+        driver.execute_script(TWO_FRAMES)
         driver.save_screenshot(str(out / f"explore_{name}_{width}.png"))
         if name == "voila":
-            wide = driver.execute_script("return Math.max(...[...document.querySelectorAll('.d69, .widget-inline-hbox')].map(e => e.getBoundingClientRect().right))")
-            assert wide <= width, f"at {width} pixels something ends at {wide:.0f}"
-    assert all(driver.execute_script("return [...document.querySelectorAll('.d69 figure img')].map(i => i.complete && i.naturalWidth > 0)"))
-    abroad = driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name).filter(n => !/^(data:|blob:|https?:..(localhost|127.0.0.1))/.test(n))")
-    assert not abroad, f"{name} asks the internet for {abroad}"
-    return rows
+            edge = driver.execute_script(RIGHT_EDGE)
+            assert edge <= width, f"at {width} pixels something ends at {edge:.0f}"
 
 
-def with_one_missing(folder):
-    "A small run of models that draw, one of whose models has been taken away."
-    from digit69.serve import small_run
-    run = small_run(folder, ("ridge", "posterior", "ldm"))[1]
-    (Path(run) / "models" / "class_mean" / "model.json").unlink()
+def keep_picture_of_failure(test):
+    "Keep a picture of the page when a test fails."
+
+    @wraps(test)
+    def run(driver, url, out, name, *more):
+        try:
+            return test(driver, url, out, name, *more)
+        except BaseException:
+            picture = out / f"failed_{name}.png"
+            driver.save_screenshot(str(picture))
+            print(f"see {picture}", *errors(driver), sep="\n", file=sys.stderr)
+            raise
+
+    return run
+
+
+@keep_picture_of_failure
+def drive(driver, url, out, name, start=None):
+    "Open a page with the explorer, move every control by keyboard, look at it wide and narrow."
+    resize(driver, 1200, 1000)
+    opened = time.monotonic()
+    driver.get(url)
+    if start:
+        start(driver)
+    until("the explorer's picture", lambda: driver.execute_script(f"return {ANSWER}"))
+    print(f"{name}: first picture after {time.monotonic() - opened:.1f} s")
+    driver.execute_script(CLOCK)
+    until("all models", lambda: driver.execute_script(ALL_MODELS_ARE_SHOWN))
+    timings = play(driver, name)
+    look_at_explorer(driver, out, name)
+    assert driver.execute_script(PICTURES_ARE_COMPLETE)
+    addresses = driver.execute_script(FOREIGN_ADDRESSES)
+    assert not addresses, f"{name} asks the internet for {addresses}"
+    return timings
+
+
+# --- servers -----------------------------------------------------------------------------------------------
+
+
+def make_run_with_one_missing(folder):
+    "A small run of models that sample, one of whose models has been taken away."
+    from digit69.explore_session import small_run
+
+    _, run = small_run(folder, ("ridge", "posterior", "ldm"))
+    (run / "models" / "class_mean" / "model.json").unlink()
     return run
 
 
 def free_port():
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); return s.getsockname()[1]
+    "A port that nobody listens on."
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
-def serve(words, port, path, log):
-    "A server in a process of its own, once it answers."
-    import urllib.error
-    import urllib.request
-    def answers():
-        assert server.poll() is None, f"the server ended:\n{Path(log.name).read_text()[-2000:]}"
-        try: urllib.request.urlopen(f"http://localhost:{port}{path}", timeout=2); return True
-        except urllib.error.HTTPError: return True
-        except OSError: return False
+def answers(url):
+    "Whether a server answers, whatever it says."
+    try:
+        urllib.request.urlopen(url, timeout=2)
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def serve(words: list[str], url: str, log) -> Iterator[None]:
+    "Run a Python server in a process of its own while the block lasts; `url` is asked until it answers."
     server = subprocess.Popen([sys.executable, *words], stdout=log, stderr=log)
-    try: until("the server", answers)
-    except AssertionError: server.terminate(); raise
-    return server
+
+    def is_up() -> bool:
+        assert server.poll() is None, f"the server ended:\n{Path(log.name).read_text()[-2000:]}"
+        return answers(url)
+
+    try:
+        until("the server", is_up)
+        yield
+    finally:
+        server.terminate()
+        server.wait(WAIT_SECONDS)
 
 
-def run_all(driver):
+def drive_server(driver, words, probe, page, out, name, log, start: Callable | None = None):
+    "Start a server, drive the explorer on its page, and leave the page before the server ends."
+    with serve(words, probe, log):
+        try:
+            timings = drive(driver, page, out, name, start)
+            complaints = errors(driver)
+        finally:
+            driver.get("about:blank")
+    assert not complaints, f"{name}: {complaints}"
+    return timings
+
+
+def drive_voila(driver, run, out, log):
+    "The explorer as a page of its own."
+    port = free_port()
+    url = f"http://localhost:{port}/"
+    script = f"from digit69.serve import serve_explorer; serve_explorer({run!r}, port={port}, browser=False)"
+    return drive_server(driver, ["-c", script], f"{url}voila/static/voila.js", url, out, "voila", log)
+
+
+def run_all_cells(driver):
     "In JupyterLab: run all cells once the notebook and its kernel are there."
-    until("the notebook", lambda: driver.execute_script("return !!(window.jupyterapp && document.querySelector('.jp-NotebookPanel .jp-Cell'))"))
-    idle = "const s = jupyterapp.shell.currentWidget?.sessionContext; return !!s && s.isReady && s.session?.kernel?.status === 'idle'"
-    until("its kernel", lambda: driver.execute_script(idle))
-    driver.execute_script("jupyterapp.commands.execute('notebook:run-all-cells')")
+    is_open = "window.jupyterapp && document.querySelector('.jp-NotebookPanel .jp-Cell')"
+    until("the notebook", lambda: driver.execute_script(f"return !!({is_open});"))
+    is_idle = """const s = jupyterapp.shell.currentWidget?.sessionContext;
+    return !!s && s.isReady && s.session?.kernel?.status === 'idle';"""
+    until("its kernel", lambda: driver.execute_script(is_idle))
+    driver.execute_script("jupyterapp.commands.execute('notebook:run-all-cells');")
 
+
+def drive_lab(driver, folder, out, log):
+    "The explorer's notebook in JupyterLab."
+    from digit69.report import report_notebook
+
+    port = free_port()
+    url = f"http://localhost:{port}"
+    shutil.copy(report_notebook("explore"), folder / "explore.ipynb")
+    words = [
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--IdentityProvider.token=",
+        f"--ServerApp.root_dir={folder}",
+        "--LabApp.expose_app_in_browser=True",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    page = f"{url}/lab/tree/explore.ipynb"
+    return drive_server(driver, words, f"{url}/api", page, out, "lab", log, run_all_cells)
+
+
+# --- the book ----------------------------------------------------------------------------------------------
 
 TEXT = """return [...document.querySelectorAll('article p')].map(paragraph => {
   const copy = paragraph.cloneNode(true);
@@ -209,7 +471,7 @@ def look_at_page(driver, file, out):
     "Open a page of the book from the disk, wide and narrow: it fits, and its formulas are drawn."
     driver.get(file.as_uri())
     for width in (1280, 420):
-        size(driver, width, 900)
+        resize(driver, width, 900)
         wide = driver.execute_script("return document.documentElement.scrollWidth")
         assert wide <= width, f"{file.name} is {wide} pixels wide on a screen of {width}"
         if file.stem in ("index", "encoding"):
@@ -222,7 +484,8 @@ def search_book(driver, index):
     "Search the book from its first page, and follow what was found."
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
-    size(driver, 1280, 900)
+
+    resize(driver, 1280, 900)
     driver.get(index.as_uri())
     box = driver.find_element(By.CSS_SELECTOR, "input.sidebar-search")
     box.send_keys("contrastive", Keys.ENTER)
@@ -247,42 +510,52 @@ def look_at_book(driver, out):
     assert not (wrong := errors(driver)), wrong
 
 
-def main():
-    options = argparse.ArgumentParser()
+# --- the command -------------------------------------------------------------------------------------------
+
+
+def parse_options():
+    "What to drive, and where to keep pictures and times."
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "digit69_browser")
     options.add_argument("--run", help="a run folder; without it a small simulated run is made")
     options.add_argument("--skip-lab", action="store_true")
     options.add_argument("--skip-book", action="store_true")
     options.add_argument("--only-book", action="store_true")
-    o = options.parse_args()
-    begun = time.monotonic()
-    install()
+    return options.parse_args()
+
+
+def drive_explorer(driver, options, folder, log):
+    "The explorer by Voila and in JupyterLab: {name: timings}."
     from digit69.core import set_quiet, set_threads
-    from digit69.report import report_notebook
-    set_threads(1); set_quiet(); o.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as tmp, open(o.out / "server.log", "w+") as log:
-        run = "" if o.only_book else str(Path(o.run).resolve()) if o.run else str(with_one_missing(Path(tmp) / "run"))
-        os.environ["DIGIT69_EXPLORE_RUN"] = run
-        driver, results = open_browser(), {}
-        try:
-            if not o.skip_book: look_at_book(driver, o.out)
-            if o.only_book: return
-            port = free_port()
-            page = serve(["-c", f"from digit69.explore import explore_command; explore_command({run!r}, port={port}, browser=False)"], port, "/voila/static/voila.js", log)
-            try: results["voila"] = drive(driver, f"http://localhost:{port}/", o.out, "voila"); complaints = errors(driver)
-            finally: driver.get('about:blank'); page.terminate(); page.wait(WAIT)
-            assert not complaints, f"the Voila page: {complaints}"
-            if not o.skip_lab:
-                port = free_port()
-                notebook = Path(tmp) / "explore.ipynb"
-                shutil.copy(report_notebook("explore"), notebook)
-                lab = serve(["-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={tmp}", "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"], port, "/api", log)
-                try: results["lab"] = drive(driver, f"http://localhost:{port}/lab/tree/explore.ipynb", o.out, "lab", run_all); complaints = errors(driver)
-                finally: driver.get('about:blank'); lab.terminate(); lab.wait(WAIT)
-                assert not complaints, f"JupyterLab: {complaints}"
-        finally: driver.quit()
-    (o.out / "times.json").write_text(json.dumps(results))
-    print(f"passed in {time.monotonic() - begun:.0f} s; pictures in {o.out}")
+
+    set_threads(1)
+    set_quiet()
+    run = Path(options.run) if options.run else make_run_with_one_missing(folder / "run")
+    os.environ["DIGIT69_EXPLORE_RUN"] = str(run.resolve())
+    timings = {"voila": drive_voila(driver, str(run.resolve()), options.out, log)}
+    if not options.skip_lab:
+        timings["lab"] = drive_lab(driver, folder, options.out, log)
+    return timings
 
 
-if __name__ == "__main__": main()
+def main():
+    options = parse_options()
+    started = time.monotonic()
+    install()
+    options.out.mkdir(parents=True, exist_ok=True)
+    driver = open_browser()
+    try:
+        if not options.skip_book:
+            look_at_book(driver, options.out)
+        if options.only_book:
+            return
+        with tempfile.TemporaryDirectory() as folder, open(options.out / "server.log", "w+") as log:
+            timings = drive_explorer(driver, options, Path(folder), log)
+    finally:
+        driver.quit()
+    (options.out / "times.json").write_text(json.dumps(timings))
+    print(f"passed in {time.monotonic() - started:.0f} s; pictures in {options.out}")
+
+
+if __name__ == "__main__":
+    main()
