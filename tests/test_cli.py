@@ -1,4 +1,5 @@
-"""The command line keeps its manners: examples that parse, completion that works in a real shell, a table at the end, chapters that end as promised."""
+"""The command line keeps its manners: examples that parse, completion that works in a real shell, chapters that end as promised."""
+
 import functools
 import json
 import os
@@ -12,69 +13,114 @@ import pytest
 import typer
 
 from digit69.cli import app
-from digit69.models.base import available_models
+from digit69.cli_options import known_models
+from digit69.models.registry import available_models
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUP = typer.main.get_command(app)
-RUN = "import sys; from digit69.cli import main; sys.exit(main())"
-COMMANDS = {**{(n,): c for n, c in GROUP.commands.items() if n != "data"}, **{("data", n): c for n, c in GROUP.commands["data"].commands.items()}}
+PROGRAM = "import sys; from digit69.cli import main; sys.exit(main())"
+COMMANDS = {(name,): command for name, command in GROUP.commands.items() if name != "data"}
+COMMANDS |= {("data", name): command for name, command in GROUP.commands["data"].commands.items()}
 
 
-def parses(line):
-    "Whether the options of a command line exist and take such values."
-    words = shlex.split(line.partition(" < ")[0].partition(" # ")[0], comments=True)[1:]
-    n = 2 if words[0] == "data" else 1
-    assert tuple(words[:n]) in COMMANDS, f"no such command: {line}"
-    COMMANDS[tuple(words[:n])].make_context(words[n - 1], words[n:])
+def check_that_it_parses(line):
+    "Fail unless the command of a line exists and its options take such values."
+    without_pipe = line.partition(" < ")[0].partition(" # ")[0]
+    words = shlex.split(without_pipe, comments=True)[1:]
+    n_words = 2 if words[0] == "data" else 1
+    name = tuple(words[:n_words])
+    assert name in COMMANDS, f"no such command: {line}"
+    COMMANDS[name].make_context(name[-1], words[n_words:])
 
 
-@pytest.mark.parametrize("name", [" ".join(n) for n in COMMANDS])
+@pytest.mark.parametrize("name", [" ".join(name) for name in COMMANDS])
 def test_every_help_has_an_example_that_parses(name):
     command = COMMANDS[tuple(name.split())]
-    with typer.Context(command, info_name=name) as ctx: text = command.get_help(ctx)
-    examples = re.findall(r"^\s+(digit69 .+)$", text, re.M)
-    assert examples and all(e.startswith(f"digit69 {name}") for e in examples), text
-    for line in examples: parses(line)
+    with typer.Context(command, info_name=name) as context:
+        text = command.get_help(context)
+    examples = re.findall(r"^\s+(digit69 .+)$", text, re.MULTILINE)
+    assert examples, text
+    assert all(example.startswith(f"digit69 {name}") for example in examples)
+    for example in examples:
+        check_that_it_parses(example)
+
+
+def commands_of_the_readme():
+    "Every command in README, from its blocks and from its sentences."
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("digit69 ")]
+    commands = [line for line in lines if "|" not in line and "[" not in line]
+    quoted = re.findall(r"`(digit69 [^`]+)`", text)
+    return commands + [line for line in quoted if "COMMAND" not in line and "completion" not in line]
 
 
 def test_every_command_of_the_readme_parses():
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
-    lines = [line for b in blocks for line in b.splitlines() if line.startswith("digit69 ") and "|" not in line and "[" not in line]
-    lines += [c for c in re.findall(r"`(digit69 [^`]+)`", (ROOT / "README.md").read_text(encoding="utf-8")) if "COMMAND" not in c and "completion" not in c]
-    assert len(lines) > 12
-    for line in lines: parses(line)
+    commands = commands_of_the_readme()
+    assert len(commands) > 12
+    for line in commands:
+        check_that_it_parses(line)
 
 
 @functools.cache
-def script():
+def completion_script():
     "What --install-completion installs for bash."
-    return subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, env={**os.environ, "_DIGIT69_COMPLETE": "source_bash"}).stdout
+    environment = {**os.environ, "_DIGIT69_COMPLETE": "source_bash"}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment)
+    return done.stdout
 
 
-def complete(line, tmp_path):
+def complete_in_bash(line, folder):
     "What bash offers after `line` and Tab."
-    assert "complete -o default" in script()
-    (tmp_path / "digit69").write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{RUN}" "$@"\n'); (tmp_path / "digit69").chmod(0o755)
+    assert "complete -o default" in completion_script()
+    program = folder / "digit69"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{PROGRAM}" "$@"\n')
+    program.chmod(0o755)
     words = line.split(" ")
-    ask = f'{script()}\nCOMP_WORDS=({" ".join(repr(w) for w in words)})\nCOMP_CWORD={len(words) - 1}\n_digit69_completion digit69\nprintf "%s\\n" "${{COMPREPLY[@]}}"'
-    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    quoted = " ".join(map(repr, words))
+    script = "\n".join(
+        [
+            completion_script(),
+            f"COMP_WORDS=({quoted})",
+            f"COMP_CWORD={len(words) - 1}",
+            "_digit69_completion digit69",
+            'printf "%s\\n" "${COMPREPLY[@]}"',
+        ]
+    )
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("line, offers", [("digit69 cr", ["crossval"]), ("digit69 data s", ["simulate"]), ("digit69 run --pre", ["--preset"]), ("digit69 run --preset q", ["quick"]),
-                                          ("digit69 train --model po", ["posterior"]), ("digit69 run --models mean,rid", ["mean,ridge"]), ("digit69 run --data sim", ["simulated", "simulated-patterns"]), ("digit69 run --data ./x", [])])
-def test_bash_completes(line, offers, tmp_path): assert complete(line, tmp_path) == offers
+@pytest.mark.parametrize(
+    ("line", "offers"),
+    [
+        ("digit69 cr", ["crossval"]),
+        ("digit69 data s", ["simulate"]),
+        ("digit69 run --pre", ["--preset"]),
+        ("digit69 run --preset q", ["quick"]),
+        ("digit69 train --model po", ["posterior"]),
+        ("digit69 run --models mean,rid", ["mean,ridge"]),
+        ("digit69 run --data sim", ["simulated", "simulated-patterns"]),
+        ("digit69 run --data ./x", []),
+    ],
+)
+def test_bash_completes(line, offers, tmp_path):
+    assert complete_in_bash(line, tmp_path) == offers
 
 
 def test_completion_knows_every_model():
-    from digit69.cli_options import known_models
     assert set(known_models()) == set(available_models())
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "nbs").glob("[0-9]*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "nbs").glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
 def test_every_chapter_ends_with_what_it_showed_and_an_exercise(path):
-    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if "".join(c["source"]).strip()]
-    last = "".join(next(c for c in reversed(cells) if c["cell_type"] == "markdown")["source"])
-    assert re.search(r"^## What this showed$", last, re.M) and "**Exercise.**" in last, f"{path.name} ends with: {last[-200:]}"
-    assert cells[-1]["cell_type"] == "markdown" or "#| hide" in "".join(cells[-1]["source"]), f"{path.name} goes on after its end"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    sources = [(cell["cell_type"], "".join(cell["source"])) for cell in cells if "".join(cell["source"]).strip()]
+    texts = [source for kind, source in sources if kind == "markdown"]
+    assert re.search(r"^## What this showed$", texts[-1], re.MULTILINE), texts[-1][-200:]
+    assert "**Exercise.**" in texts[-1]
+    last_kind, last_source = sources[-1]
+    assert last_kind == "markdown" or "#| hide" in last_source, f"{path.name} goes on after its end"
