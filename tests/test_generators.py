@@ -1,4 +1,4 @@
-"""Models on embeddings: the same seed, the same model; saved and loaded, the same images; any number of voxels.
+"""Models on embeddings: the same seed, the same model; saved and loaded, the same images.
 
 All are of smoke size: nothing here is about quality."""
 
