@@ -20,7 +20,7 @@ setup(
     keywords=cfg["keywords"].split(),
     license="Apache-2.0",
     python_requires=f">={cfg['min_python']}",
-    # The report notebooks and their template live in nbs/reports and are shipped as the package digit69.reports.
+    # The report notebooks and their template live in nbs/reports, shipped as the package digit69.reports.
     packages=[*find_packages(include=["digit69", "digit69.*"]), "digit69.reports"],
     package_dir={"digit69.reports": "nbs/reports"},
     package_data={"digit69.reports": ["*.ipynb", "template/*/*"]},

@@ -138,7 +138,9 @@ def print_execution(execution: Execution) -> None:
 def main() -> int:
     """Run, clean, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="notebooks to run; all chapters when none is named")
+    parser.add_argument(
+        "names", nargs="*", help="notebooks to run; all chapters when none is named"
+    )
     parser.add_argument("--workers", type=int, default=2, help="notebooks at a time")
     arguments = parser.parse_args()
     files = find_notebooks(arguments.names)

@@ -42,7 +42,9 @@ def main(n_workers: int) -> int:
     with context.Pool(n_workers, maxtasksperchild=1) as pool:
         results = pool.map(import_error, module_names(), chunksize=1)
     errors = [error for error in results if error]
-    print(*errors, f"{len(results) - len(errors)} of {len(results)} modules import first", sep="\n")
+    print(
+        *errors, f"{len(results) - len(errors)} of {len(results)} modules import first", sep="\n"
+    )
     return int(bool(errors))
 
 

@@ -89,7 +89,9 @@ def find_long_lines(source: str) -> list[int]:
 def find_semicolons(source: str) -> list[int]:
     """Line number of each semicolon that separates or ends statements."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return [token.start[0] for token in tokens if token.type == tokenize.OP and token.string == ";"]
+    return [
+        token.start[0] for token in tokens if token.type == tokenize.OP and token.string == ";"
+    ]
 
 
 def find_named_lambdas(tree: ast.Module) -> list[int]:
@@ -116,7 +118,9 @@ def find_tuple_attributes(tree: ast.Module) -> list[int]:
     constructors = [node for node in functions if node.name == "__init__"]
     statements = [node for constructor in constructors for node in ast.walk(constructor)]
     return [
-        node.lineno for node in statements if isinstance(node, ast.Assign) and sets_several_attributes(node)
+        node.lineno
+        for node in statements
+        if isinstance(node, ast.Assign) and sets_several_attributes(node)
     ]
 
 
@@ -128,7 +132,11 @@ def sets_several_attributes(assignment: ast.Assign) -> bool:
 
 def is_self_attribute(node: ast.expr) -> bool:
     """Whether the expression reads `self.something`."""
-    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+    return (
+        isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    )
 
 
 def find_bare_parameters(tree: ast.Module) -> list[int]:
@@ -205,7 +213,9 @@ def report_cell(cell: Cell) -> CellReport:
         "bare_parameters": find_bare_parameters(tree),
     }
     n_nodes = sum(1 for _ in ast.walk(tree))
-    return CellReport(cell, count_code_lines(cell.source), n_nodes, top_level_definitions(tree), places)
+    return CellReport(
+        cell, count_code_lines(cell.source), n_nodes, top_level_definitions(tree), places
+    )
 
 
 def count_module_lines(source: str) -> int:
@@ -272,7 +282,10 @@ def percentile_90(values: list[int]) -> float:
 def summarise_syntax(cells: list[CellReport]) -> dict[str, float]:
     """How dense the code is, and how often it uses what makes it hard to read."""
     n_lines = max(sum(cell.n_lines for cell in cells), 1)
-    found = {name: sum(len(cell.places[name]) for cell in cells) for name in (*COUNTED, *PER_THOUSAND_LINES)}
+    found = {
+        name: sum(len(cell.places[name]) for cell in cells)
+        for name in (*COUNTED, *PER_THOUSAND_LINES)
+    }
     for name in PER_THOUSAND_LINES:
         found[name] = 1000 * found[name] / n_lines
     return {"nodes_per_line": sum(cell.n_nodes for cell in cells) / n_lines, **found}
@@ -293,7 +306,9 @@ def worst_places(report: Report, n: int) -> dict[str, list[str]]:
     modules = sorted(report.module_lines.items(), key=lambda item: -item[1])
     places = {
         "longest cells": worst_cells(report.cells, n, lambda cell: cell.n_lines),
-        "most definitions in a cell": worst_cells(report.cells, n, lambda cell: len(cell.definitions)),
+        "most definitions in a cell": worst_cells(
+            report.cells, n, lambda cell: len(cell.definitions)
+        ),
         "most syntax nodes per line": worst_cells(report.cells, n, rounded_density),
         "longest modules": [f"{lines} {name}" for name, lines in modules[:n]],
     }
@@ -307,7 +322,9 @@ def rounded_density(cell: CellReport) -> float:
     return round(cell.density, 1) if cell.n_lines >= FEWEST_LINES_FOR_DENSITY else 0
 
 
-def worst_cells(cells: list[CellReport], n: int, value: Callable[[CellReport], float]) -> list[str]:
+def worst_cells(
+    cells: list[CellReport], n: int, value: Callable[[CellReport], float]
+) -> list[str]:
     """The `n` cells for which a value is highest."""
     ranked = sorted(cells, key=lambda cell: -value(cell))
     return [f"{value(cell)} {cell.name_at()}" for cell in ranked[:n]]
@@ -328,7 +345,9 @@ def table(values: dict[str, float]) -> str:
     for name, measure in MEASURES.items():
         bound = "" if measure.most is None else f"<= {measure.most:g}"
         mark = "!" if measure.most is not None and values[name] > measure.most else " "
-        rows.append(f"{mark} {measure.label:46} {values[name]:8.{measure.decimals}f}  {bound}".rstrip())
+        rows.append(
+            f"{mark} {measure.label:46} {values[name]:8.{measure.decimals}f}  {bound}".rstrip()
+        )
     return "\n".join(rows)
 
 
@@ -338,7 +357,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="exit 1 if a bound is violated")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
-        "--worst", type=int, default=0, metavar="N", help="also the N worst places of each measure"
+        "--worst",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also the N worst places of each measure",
     )
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to measure")
     return parser.parse_args()
@@ -347,7 +370,11 @@ def parse_arguments() -> argparse.Namespace:
 def print_report(values: dict[str, float], worst: dict[str, list[str]], as_json: bool) -> None:
     """Print the table and the worst places."""
     if as_json:
-        print(json.dumps({"measures": values, "violations": violations(values), "worst": worst}, indent=1))
+        print(
+            json.dumps(
+                {"measures": values, "violations": violations(values), "worst": worst}, indent=1
+            )
+        )
         return
     print(table(values))
     for title, places in worst.items():
@@ -359,7 +386,9 @@ def main() -> int:
     arguments = parse_arguments()
     report = measure_tree(arguments.root.resolve())
     values = summarise(report)
-    print_report(values, worst_places(report, arguments.worst) if arguments.worst else {}, arguments.json)
+    print_report(
+        values, worst_places(report, arguments.worst) if arguments.worst else {}, arguments.json
+    )
     if not arguments.check:
         return 0
     violated = violations(values)

@@ -101,7 +101,10 @@ def main() -> int:
     if "--check" in sys.argv:
         stale = [path for path, content in files.items() if is_stale(path, content)]
         if stale:
-            print(f"not what nbs/index.ipynb gives: {', '.join(stale)}; run make readme", file=sys.stderr)
+            print(
+                f"not what nbs/index.ipynb gives: {', '.join(stale)}; run make readme",
+                file=sys.stderr,
+            )
         return int(bool(stale))
     for path, content in files.items():
         (ROOT / path).parent.mkdir(parents=True, exist_ok=True)

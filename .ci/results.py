@@ -20,8 +20,19 @@ from notebooks import ROOT, Cell, code_cells, plain_name
 
 DIRECTIVE = "results"
 DECIMALS = 4
-OPTIONS = ("models", "preset", "protocol", "folds", "repeats", "seed")  # in the order they are written
-TEXT_KINDS = ("text/markdown", "text/html", "text/plain")  # the first form that an output has is compared
+OPTIONS = (
+    "models",
+    "preset",
+    "protocol",
+    "folds",
+    "repeats",
+    "seed",
+)  # in the order they are written
+TEXT_KINDS = (
+    "text/markdown",
+    "text/html",
+    "text/plain",
+)  # the first form that an output has is compared
 MACHINE_PATH = re.compile(r"(^|[\s='\"])(/[\w.-]+/|~/|[A-Za-z]:\\)")
 
 
@@ -32,7 +43,11 @@ def summarise_run(folder: Path) -> dict:
     """What a result file keeps of a run: protocol, n, command, scores."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    others = {key: value for key, value in metrics.items() if key not in ("schema_version", "data", "models")}
+    others = {
+        key: value
+        for key, value in metrics.items()
+        if key not in ("schema_version", "data", "models")
+    }
     return {
         "schema_version": 1,
         "command": command_line(manifest, metrics["data"]),
@@ -87,7 +102,9 @@ def find_machine_paths(value: object) -> list[str]:
 
 def write_results(folder: Path, name: str, root: Path = ROOT) -> Path:
     """Write the result file of a run; one that would hold a machine path is refused."""
-    missing = [file for file in ("metrics.json", "manifest.json") if not (folder / file).is_file()]
+    missing = [
+        file for file in ("metrics.json", "manifest.json") if not (folder / file).is_file()
+    ]
     if missing:
         sys.exit(f"{folder} is no scored run folder: {', '.join(missing)} missing")
     results = summarise_run(folder)
@@ -134,7 +151,9 @@ def difference(cell: Cell, root: Path) -> list[str]:
     """The lines in which the stored output of a cell differs from what it shows now."""
     stored = shown_text(cell.outputs)
     now = shown_text(run_alone(cell, root))
-    lines = difflib.unified_diff(stored.splitlines(), now.splitlines(), "stored", "now", lineterm="", n=0)
+    lines = difflib.unified_diff(
+        stored.splitlines(), now.splitlines(), "stored", "now", lineterm="", n=0
+    )
     return list(lines)
 
 
@@ -144,7 +163,9 @@ def check_tables(root: Path = ROOT, names: list[str] | None = None) -> list[str]
     for cell in marked_cells(root, names):
         lines = difference(cell, root)
         if lines:
-            problems.append("\n    ".join([f"{cell.notebook} cell {cell.index} is stale:", *lines]))
+            problems.append(
+                "\n    ".join([f"{cell.notebook} cell {cell.index} is stale:", *lines])
+            )
     return problems
 
 
@@ -161,7 +182,9 @@ def parse_arguments() -> argparse.Namespace:
     """What was asked for on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("words", nargs="*", help="RUN_FOLDER NAME, or notebooks to check")
-    parser.add_argument("--check", action="store_true", help="compare stored tables with their sources")
+    parser.add_argument(
+        "--check", action="store_true", help="compare stored tables with their sources"
+    )
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to work in")
     arguments = parser.parse_args()
     if not arguments.check and len(arguments.words) != 2:

@@ -37,9 +37,14 @@ class RowAlignment:
         "Mean cosine of each row to images of other stimuli, (N,)."
         return (self.cosine * self.is_distractor).sum(1) / self.is_distractor.sum(1)
 
-# %% ../nbs/463_alignment.ipynb #a9daaa93
+# %% ../nbs/463_alignment.ipynb #4c04735a
 def align_rows(part: dict[str, np.ndarray]) -> RowAlignment:
-    "Compare rows and images of one part of an embeddings file (`460_embedding_files`)."
+    """Compare all rows of one part of an embeddings file with all its images.
+
+    Parameters
+    ----------
+    part : `fmri_embeddings` and `image_embeddings` (N,D), rows of length 1; `stimuli` (N,28,28) tell repeats
+    """
     ids = stimulus_ids(part["stimuli"] if "stimuli" in part else part["image_embeddings"])
     cosine = part["fmri_embeddings"] @ part["image_embeddings"].T
     return RowAlignment(ids, cosine, ids[:, None] != ids)
@@ -55,9 +60,18 @@ def _retrieval_statistics(part: dict[str, np.ndarray], rows: RowAlignment, seed:
     "Intervals of matched and, unless there is a single stimulus, of unmatched, two_way and top1."
     values = {"matched": rows.matched}
     if rows.is_distractor.any():
-        scores = retrieval_scores(part["fmri_embeddings"], part["image_embeddings"], stimuli=rows.ids)
-        values |= {"unmatched": rows.unmatched, "two_way": scores["two_way"], "top1": scores["top1"]}
-    return {key: bootstrap_interval(value, seed, groups=rows.ids).to_dict() for key, value in values.items()}
+        scores = retrieval_scores(
+            part["fmri_embeddings"], part["image_embeddings"], stimuli=rows.ids
+        )
+        values |= {
+            "unmatched": rows.unmatched,
+            "two_way": scores["two_way"],
+            "top1": scores["top1"],
+        }
+    return {
+        key: bootstrap_interval(value, seed, groups=rows.ids).to_dict()
+        for key, value in values.items()
+    }
 
 # %% ../nbs/463_alignment.ipynb #0e5878f0
 def _part_alignment(part: dict[str, np.ndarray], seed: int) -> dict:
@@ -100,7 +114,9 @@ def embedding_alignment(data: dict, seed: int = 0) -> dict:
         result["gap"] = matched[0] - matched[1]
     if "stimuli" in data["train"] and "stimuli" in data["test"]:
         train_stimuli = {image.tobytes() for image in data["train"]["stimuli"]}
-        result["shared_stimuli"] = sum(image.tobytes() in train_stimuli for image in data["test"]["stimuli"])
+        result["shared_stimuli"] = sum(
+            image.tobytes() in train_stimuli for image in data["test"]["stimuli"]
+        )
     return result
 
 # %% ../nbs/463_alignment.ipynb #6ccf1927
@@ -120,7 +136,11 @@ def alignment_figure(data: dict) -> Figure:
     """Draw cosines of rows and images as a matrix (of test, or of train for a blind file) and as histograms.
 
     `data` is as `load_embeddings` returns it."""
-    parts = {name: align_rows(data[name]) for name in ("train", "test") if "image_embeddings" in data[name]}
+    parts = {
+        name: align_rows(data[name])
+        for name in ("train", "test")
+        if "image_embeddings" in data[name]
+    }
     if not parts:
         raise DataError("neither part holds image_embeddings: there is nothing to align")
     last = list(parts)[-1]

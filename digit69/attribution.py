@@ -59,7 +59,9 @@ def correlate_columns(a: np.ndarray, b: np.ndarray) -> list[float]:
     return [float(np.corrcoef(x, y)[0, 1]) if both else 0.0 for both, x, y in columns]
 
 # %% ../nbs/660_attribution.ipynb #d6f9d356
-def component_recovery(targets: np.ndarray, reconstructions: dict[str, np.ndarray], k: int = 10) -> dict:
+def component_recovery(
+    targets: np.ndarray, reconstructions: dict[str, np.ndarray], k: int = 10
+) -> dict:
     """Correlation over rows of each leading component in targets and in reconstructions (N,28,28).
 
     Returns the `share` of variance of each component, and `models` {name: (k,) correlations}."""
@@ -89,7 +91,9 @@ def _recovery_panel(ax: Axes, recovery: dict, names: list[str]) -> None:
         ax.plot(recovery["models"][name], marker=marker, ms=4, lw=1.2, color=color, label=name)
     ax.axhline(0, color="grey", lw=1, ls="--")
     ax.set(xlim=(-0.5, k - 0.5), xticks=range(k), xticklabels=range(1, k + 1))
-    ax.set_xlabel("component of the stimuli (above: what it looks like, and its share of their variance)")
+    ax.set_xlabel(
+        "component of the stimuli (above: what it looks like, and its share of their variance)"
+    )
     ax.set_ylabel("correlation with the target's")
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     ax.grid(alpha=0.25)
@@ -143,7 +147,9 @@ def linear_readout(model: Reconstructor) -> np.ndarray | None:
 NO_COORDINATES = "The data hold no voxel coordinates: voxels can be ranked, not located."
 
 # %% ../nbs/660_attribution.ipynb #d78016b2
-def importance_of_fold(name: str, data: BrainDataset, config: CheckConfig, fold: int) -> list[float]:
+def importance_of_fold(
+    name: str, data: BrainDataset, config: CheckConfig, fold: int
+) -> list[float]:
     """Importance (V,) of voxels for the read-out of a model trained on one fold."""
     train = config.folds(data)[fold].train
     weights = linear_readout(config.fit(name, train))
@@ -186,7 +192,9 @@ def has_fast_readout(name: str) -> bool:
     return is_fast(name) and issubclass(get_model_spec(name).estimator, HasLinearReadout)
 
 # %% ../nbs/660_attribution.ipynb #c9b3020f
-def importance_tasks(name: str, data: BrainDataset, config: CheckConfig, folder: Path) -> dict[Path, Task]:
+def importance_tasks(
+    name: str, data: BrainDataset, config: CheckConfig, folder: Path
+) -> dict[Path, Task]:
     """One task per fold of a cross-validation."""
     tasks = {}
     for fold in range(config.n_splits):
@@ -209,12 +217,19 @@ def voxel_importance(
     folds = CheckConfig(default_protocol(data), n_splits, preset, seed)
     halves = CheckConfig(default_protocol(data), 2, preset, seed)
     r2 = EncodingModel(seed=seed).fit(data).r2_
-    result = {"note": NO_COORDINATES, "encoding_r2": summarize_r2(r2), "models": {}, "r2": r2.round(4)}
+    result = {
+        "note": NO_COORDINATES,
+        "encoding_r2": summarize_r2(r2),
+        "models": {},
+        "r2": r2.round(4),
+    }
     tasks = {}
     for name in filter(has_fast_readout, models):
         folder = Path(out) / "patterns" / name
         tasks[name] = [importance_tasks(name, data, config, folder) for config in (folds, halves)]
-    all_tasks = {file: task for pair in tasks.values() for part in pair for file, task in part.items()}
+    all_tasks = {
+        file: task for pair in tasks.values() for part in pair for file, task in part.items()
+    }
     found = run_tasks(all_tasks, "patterns", n_jobs, scheduler)
     for name, pair in tasks.items():
         in_folds, in_halves = (np.array([found[file] for file in part], float) for part in pair)
@@ -233,7 +248,9 @@ def voxel_importance_figure(importance: dict) -> Figure:
             top.plot(*found["halves"], **dots)
             top.set_title(f"{name}\nhalves of the rows: r = {found['stability_halves']:.2f}")
             top.set(xlabel="importance, first half", ylabel="second half")
-            bottom.plot(np.maximum(importance["r2"], -0.3), found["importance"], color=PALETTE[2], **dots)
+            bottom.plot(
+                np.maximum(importance["r2"], -0.3), found["importance"], color=PALETTE[2], **dots
+            )
             bottom.set_title(f"with encoding R2: r = {found['with_encoding_r2']:.2f}")
             bottom.set(xlabel="left-out encoding R2", ylabel="importance, mean of folds")
     return fig

@@ -17,7 +17,12 @@ from .core import DataError, rng
 from .data import IMAGE_SIZE
 from .files import sha256
 from .memoize import memoize_arrays
-from .patterns import augment_blocks, detect_block_patterns, render_blocks, shuffled_parents
+from digit69.patterns import (
+    augment_blocks,
+    detect_block_patterns,
+    render_blocks,
+    shuffled_parents,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -40,9 +45,18 @@ DEFAULT_AUGMENT = AugmentConfig()
 # %% ../nbs/310_augmentation.ipynb #d2b0f79d
 N_AFFINE = 6  # numbers that an affine change takes: rotation, two scales, shear, two shifts
 
-# %% ../nbs/310_augmentation.ipynb #701e34a3
+# %% ../nbs/310_augmentation.ipynb #5f62a411
 def affine_matrices(z: "torch.Tensor", strength: float, config: AugmentConfig) -> "torch.Tensor":
-    "Standard normal numbers (N,6) as matrices (N,2,3) that say where each pixel comes from."
+    """Turn random numbers into affine changes.
+
+    Parameters
+    ----------
+    z : (N,6) standard normal: rotation, scale in x and y, shear, shift in x and y
+
+    Returns
+    -------
+    (N,2,3) matrices that say where each pixel comes from
+    """
     import torch
 
     angle, x_scale, y_scale, shear, x_shift, y_shift = (strength * z).unbind(1)
@@ -51,7 +65,9 @@ def affine_matrices(z: "torch.Tensor", strength: float, config: AugmentConfig) -
     x_scale = (x_scale * config.log_scale).exp()
     y_scale = (y_scale * config.log_scale).exp()
     zero = torch.zeros_like(shear)
-    rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).reshape(-1, 2, 2)
+    rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).reshape(
+        -1, 2, 2
+    )
     scale = torch.stack([x_scale, shear, zero, y_scale], 1).reshape(-1, 2, 2)
     shift = torch.stack([x_shift, y_shift], 1)[..., None] * config.shift * 2 / IMAGE_SIZE
     return torch.cat([rotation @ scale, shift], 2)
@@ -138,14 +154,18 @@ def augment_any(
 ) -> tuple[np.ndarray, np.ndarray]:
     "Variations of handwriting or of patterns, whichever `kind` or the images say, without any exclusion."
     if kind not in KINDS:
-        raise DataError(f"there is no kind of variation '{kind}': choose auto, handwriting or blocks")
+        raise DataError(
+            f"there is no kind of variation '{kind}': choose auto, handwriting or blocks"
+        )
     may_be_blocks = kind != "handwriting" and len(images)
     blocks = detect_block_patterns(images) if may_be_blocks else None
     if blocks is not None:
         varied, parents = augment_blocks(blocks, n, strength, seed)
         return render_blocks(varied), parents
     if kind == "blocks":
-        raise DataError("these images are no patterns of on/off blocks: use kind auto or handwriting")
+        raise DataError(
+            "these images are no patterns of on/off blocks: use kind auto or handwriting"
+        )
     return augment_handwriting(images, n, strength, seed, config, batch_size)
 
 # %% ../nbs/310_augmentation.ipynb #c52007e6

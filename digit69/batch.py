@@ -190,13 +190,17 @@ class GridTask:
     @property
     def settings(self) -> dict:
         "The settings without the data, which are loaded already; a report loads its own."
-        return {k: v for k, v in self.cell.settings.items() if k != "data" or not self.cell.is_run}
+        return {
+            k: v for k, v in self.cell.settings.items() if k != "data" or not self.cell.is_run
+        }
 
     @property
     def mark(self) -> dict:
         "What cell.json says when the task is done."
         digest = self.data and self.data.digest
-        return json.loads(json.dumps({"task": self.cell.task, "settings": self.settings, "data": digest}))
+        return json.loads(
+            json.dumps({"task": self.cell.task, "settings": self.settings, "data": digest})
+        )
 
     @property
     def is_done(self) -> bool:
@@ -244,7 +248,9 @@ def compare_tasks(tasks: list[GridTask], out: Path) -> Path:
     varied = []
     for task in runs:
         values = {key: value for key, value in task.cell.varied.items() if key != "models"}
-        varied.append({k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in values.items()})
+        varied.append(
+            {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in values.items()}
+        )
     return compare_runs([task.folder for task in runs], out, varied)
 
 # %% ../nbs/735_batch.ipynb #2fbf16b4
@@ -260,5 +266,7 @@ def run_batch(
     run_grid_tasks(tasks, n_jobs, scheduler)
     page = compare_tasks(tasks, out)
     manifest = build_manifest(command="batch", grid=[task.cell.name for task in tasks])
-    write_json(out / "manifest.json", {**read_json(out / "manifest.json"), **manifest, "status": "done"})
+    write_json(
+        out / "manifest.json", {**read_json(out / "manifest.json"), **manifest, "status": "done"}
+    )
     return page

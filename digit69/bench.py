@@ -18,7 +18,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .bench_figure import MEAN_OF_SAMPLES, N_AVERAGED, ONE_SAMPLE, bench_figure, headline_metrics
+from digit69.bench_figure import (
+    MEAN_OF_SAMPLES,
+    N_AVERAGED,
+    ONE_SAMPLE,
+    bench_figure,
+    headline_metrics,
+)
 from .core import progress, set_quiet, set_threads, stopwatch
 from .data import BrainDataset, Split
 from .files import write_json, write_text
@@ -83,7 +89,9 @@ def mean_scores(recon: np.ndarray, test: BrainDataset, prefix: str) -> dict:
     if test.images is None:
         return {}
     values = compute_metrics(recon, test.images, test.labels)
-    return {prefix + metric.name: float(np.mean(values[metric.name])) for metric in headline_metrics()}
+    return {
+        prefix + metric.name: float(np.mean(values[metric.name])) for metric in headline_metrics()
+    }
 
 # %% ../nbs/635_bench.ipynb #eda37e1b
 STEPS = (1, 2, 5, 10, 20, 50)
@@ -95,7 +103,9 @@ DDPM_STEPS = 1000
 AFFORDABLE_MS = 60_000  # what takes longer is measured only on request
 
 # %% ../nbs/635_bench.ipynb #81b292b9
-def sampler_with_steps(model: Reconstructor, n_steps: int, scheduler: str | None = None) -> Callable:
+def sampler_with_steps(
+    model: Reconstructor, n_steps: int, scheduler: str | None = None
+) -> Callable:
     """A function (rows, n_samples=1) -> samples (N,n_samples,28,28) of a model that samples in `n_steps`."""
     tunable = get_model_spec(model.name).tunable
     params = {tunable["steps"]: n_steps}
@@ -124,7 +134,9 @@ def measure_steps(model: Reconstructor, test: BrainDataset, n_steps: int) -> dic
     return line
 
 # %% ../nbs/635_bench.ipynb #d9dcf40f
-def measure_ddpm(model: Reconstructor, test: BrainDataset, thorough: bool, timed_steps: int = 4) -> dict:
+def measure_ddpm(
+    model: Reconstructor, test: BrainDataset, thorough: bool, timed_steps: int = 4
+) -> dict:
     """Times of a thousand DDPM steps, scaled from a few; scores where the thousand are affordable."""
     sample = sampler_with_steps(model, timed_steps, "ddpm")
     scale = DDPM_STEPS / timed_steps
@@ -248,7 +260,10 @@ def score_columns() -> dict[str, tuple[str, Callable]]:
     columns = {}
     for prefix, title in ((ONE_SAMPLE, ""), (MEAN_OF_SAMPLES, f"mean-of-{N_AVERAGED} ")):
         for metric in headline_metrics():
-            columns[prefix + metric.name] = (title + metric.label, write_decimals(metric.decimals))
+            columns[prefix + metric.name] = (
+                title + metric.label,
+                write_decimals(metric.decimals),
+            )
     return columns
 
 # %% ../nbs/635_bench.ipynb #0c5486ea

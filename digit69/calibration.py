@@ -33,7 +33,9 @@ class Coverage:
     uncertain_fraction: np.ndarray  # (N,) pixels that are uncertain
 
 # %% ../nbs/630_calibration.ipynb #d4eabc23
-def central_intervals(samples: np.ndarray, level: float = 0.9) -> tuple[np.ndarray, np.ndarray, float]:
+def central_intervals(
+    samples: np.ndarray, level: float = 0.9
+) -> tuple[np.ndarray, np.ndarray, float]:
     """The interval between two order statistics of the samples whose coverage is closest to `level`.
 
     Parameters
@@ -154,7 +156,9 @@ def _draw_coverage(ax: Axes, result: dict, colors: list[str]) -> None:
         ax.errorbar(interval.mean, y, xerr=[[below], [above]], fmt="o", color=color, capsize=2)
         ax.plot(values["nominal"], y, "|", color="black", ms=14)
     title = "coverage (line: promised)"
-    ax.set(yticks=positions, yticklabels=list(result), title=title, ylim=(-0.6, len(result) - 0.4))
+    ax.set(
+        yticks=positions, yticklabels=list(result), title=title, ylim=(-0.6, len(result) - 0.4)
+    )
 
 # %% ../nbs/630_calibration.ipynb #623a1262
 def calibration_figure(result: dict[str, dict]) -> Figure:

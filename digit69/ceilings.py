@@ -20,7 +20,9 @@ from .splits import stimulus_ids
 from .tasks import CheckConfig
 
 # %% ../nbs/655_ceilings.ipynb #fb531ccc
-COPY_MSE = 1e-3  # mean squared error to a training image below which a reconstruction is a copy of it
+COPY_MSE = (
+    1e-3  # mean squared error to a training image below which a reconstruction is a copy of it
+)
 
 # %% ../nbs/655_ceilings.ipynb #1ab24a2b
 def memorization_of_model(table: pd.DataFrame, seed: int = 0) -> dict[str, float]:
@@ -87,7 +89,9 @@ def noise_ceiling(recon: np.ndarray, targets: np.ndarray, seed: int = 0) -> dict
     groups = repeated_stimuli(targets)
     if not groups:
         return NO_REPEATS
-    by_stimulus = pd.DataFrame([agreement_of_repeats(recon[rows], targets[rows[0]]) for rows in groups])
+    by_stimulus = pd.DataFrame(
+        [agreement_of_repeats(recon[rows], targets[rows[0]]) for rows in groups]
+    )
     by_stimulus["ceiling"] = np.sqrt(np.maximum(by_stimulus.agreement, 0))
     ceiling = {"stimuli": len(groups), "repeats": float(np.mean([len(rows) for rows in groups]))}
     for name in ("agreement", "others", "ceiling", "single", "averaged"):
@@ -102,7 +106,9 @@ def intraclass_correlation(values: np.ndarray, groups: np.ndarray) -> np.ndarray
     means = np.stack([values[group_index == i].mean(0) for i in range(n_groups)])
     between = (counts[:, None] * (means - values.mean(0)) ** 2).sum(0) / (n_groups - 1)
     within = ((values - means[group_index]) ** 2).sum(0) / (n - n_groups)
-    group_size = (n - (counts**2).sum() / n) / (n_groups - 1)  # rows per group; corrected where they differ
+    group_size = (n - (counts**2).sum() / n) / (
+        n_groups - 1
+    )  # rows per group; corrected where they differ
     return (between - within) / np.maximum(between + (group_size - 1) * within, 1e-12)
 
 # %% ../nbs/655_ceilings.ipynb #c7ea109e

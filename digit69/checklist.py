@@ -90,7 +90,11 @@ def answer_origin(evidence: Evidence) -> str:
     "Whose data, on what terms? As far as the name of the data set tells."
     name = evidence.data["name"]
     known = [key for key in (*DATASETS, "simulated") if name.startswith(key)]
-    return describe_dataset(max(known, key=len)) if known else "Not known to a run: the author must say."
+    return (
+        describe_dataset(max(known, key=len))
+        if known
+        else "Not known to a run: the author must say."
+    )
 
 # %% ../nbs/718_checklist.ipynb #be3ae2db
 def answer_sample(evidence: Evidence) -> str:
@@ -183,7 +187,9 @@ def answer_metrics(evidence: Evidence) -> str:
 def answer_uncertainty(evidence: Evidence) -> str:
     "How uncertain are the scores?"
     method = "95 % percentile bootstrap over stimuli; paired for differences."
-    return f"{method} Intervals do not cover other people, nor that the folds share training rows."
+    return (
+        f"{method} Intervals do not cover other people, nor that the folds share training rows."
+    )
 
 # %% ../nbs/718_checklist.ipynb #be33d88e
 def describe_null(name: str, entry: dict) -> str:
@@ -196,7 +202,9 @@ def describe_null(name: str, entry: dict) -> str:
 def answer_tests(evidence: Evidence) -> str:
     "Which tests of significance?"
     models = (evidence.null or {"models": {}})["models"]
-    results = [describe_null(name, entry) for name, entry in models.items() if "pcc" in entry["scores"]]
+    results = [
+        describe_null(name, entry) for name, entry in models.items() if "pcc" in entry["scores"]
+    ]
     if not results:
         return "No permutation null in this folder."
     results = "; ".join(results)
@@ -216,7 +224,9 @@ def answer_failures(evidence: Evidence) -> str:
     return "Classes never learnt: digit69 crossval --protocol leave-one-class-out asks that."
 
 # %% ../nbs/718_checklist.ipynb #a10ae0f3
-CHECKLIST: tuple[tuple[str, str, Callable[[Evidence], str]], ...] = (  # (module of REFORMS, question, answer)
+CHECKLIST: tuple[
+    tuple[str, str, Callable[[Evidence], str]], ...
+] = (  # (module of REFORMS, question, answer)
     ("Goals", "What is estimated, for whom?", answer_goal),
     ("Goals", "Why this approach?", answer_approach),
     ("Reproducibility", "Data", answer_data),
@@ -224,7 +234,11 @@ CHECKLIST: tuple[tuple[str, str, Callable[[Evidence], str]], ...] = (  # (module
     ("Reproducibility", "Machine, time, seed", answer_machine),
     ("Data quality", "Where from, who was measured, on what terms?", answer_origin),
     ("Data quality", "Sample", answer_sample),
-    ("Preprocessing", "What was done to the data, and where was it learnt?", answer_preprocessing),
+    (
+        "Preprocessing",
+        "What was done to the data, and where was it learnt?",
+        answer_preprocessing,
+    ),
     ("Modelling", "Models", answer_models),
     ("Modelling", "How were hyper-parameters chosen?", answer_selection),
     ("Modelling", "Baselines", answer_baselines),

@@ -44,14 +44,30 @@ def make_app(help_text: str, **options) -> typer.Typer:
     "A group of commands with plain help and plain tracebacks."
     settings = {"help_option_names": ["-h", "--help"]}
     return typer.Typer(
-        help=help_text, no_args_is_help=True, rich_markup_mode=None, context_settings=settings, **options
+        help=help_text,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        context_settings=settings,
+        **options,
     )
 
 # %% ../nbs/840_cli.ipynb #30d8f74f
 app = make_app(HELP, add_completion=True, pretty_exceptions_enable=False)
 
 # %% ../nbs/840_cli.ipynb #73bc917a
-for _command in (run, crossval, bench, train, reconstruct, evaluate, report, batch, embed, explore, live):
+for _command in (
+    run,
+    crossval,
+    bench,
+    train,
+    reconstruct,
+    evaluate,
+    report,
+    batch,
+    embed,
+    explore,
+    live,
+):
     app.command()(_command)
 
 # %% ../nbs/840_cli.ipynb #bc258c8f
@@ -65,7 +81,9 @@ app.add_typer(data_app, name="data")
 # %% ../nbs/840_cli.ipynb #f221a9d6
 @app.callback(invoke_without_command=True)
 def show_version(
-    version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version and stop")
+    ] = False,
 ) -> None:
     if version:
         print(f"digit69 {__version__}")

@@ -24,8 +24,8 @@ def data_list() -> None:
     from digit69.datasets import DATASETS, describe_dataset, find_local
 
     for name, spec in DATASETS.items():
-        if spec.url is None:
-            print(describe_dataset(name))
+        if spec.is_simulated:
+            print(f"{describe_dataset(name)} [made here]")
         elif find_local(name):
             print(f"{describe_dataset(name)} [here]")
         else:
@@ -72,7 +72,9 @@ def data_simulate(
     split = simulate(n_train=train, n_test=test, n_voxels=voxels, seed=seed, stimuli=stimuli)
     write_split(split, out)
     size = f"{out.stat().st_size / 2**20:.1f} MiB"
-    print_facts(train=describe_rows(split.train), test=describe_rows(split.test), size=size, saved_in=out)
+    print_facts(
+        train=describe_rows(split.train), test=describe_rows(split.test), size=size, saved_in=out
+    )
 
 # %% ../nbs/830_cli_data.ipynb #9f61d3d4
 AuditedData = Annotated[str, typer.Argument(metavar="SPEC")]

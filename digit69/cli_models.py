@@ -64,7 +64,9 @@ def train(
     )
 
 # %% ../nbs/820_cli_models.ipynb #816c7fa1
-Samples = Annotated[int | None, typer.Option(min=1, help="samples per row, for generative models")]
+Samples = Annotated[
+    int | None, typer.Option(min=1, help="samples per row, for generative models")
+]
 
 # %% ../nbs/820_cli_models.ipynb #3fe1bab9
 def read_rows(data: str) -> BrainDataset:
@@ -101,7 +103,9 @@ def reconstruct(
         raise DataError(f"{out} must end in .npz")
     decoder = load_model(model)
     if samples and not isinstance(decoder, SamplesImages):
-        raise ModelError(f"{decoder.name} gives one answer and has no samples: leave out --samples")
+        raise ModelError(
+            f"{decoder.name} gives one answer and has no samples: leave out --samples"
+        )
     rows = read_rows(data)
     with stopwatch() as seconds:
         arrays = {"reconstructions": decoder.reconstruct(rows.fmri)}
@@ -110,7 +114,11 @@ def reconstruct(
     write_npz(out, **arrays)
     speed = f"{1000 * seconds() / rows.n:.1f}"
     print_facts(
-        model=decoder.name, rows=describe_rows(rows), samples_a_row=samples, ms_a_row=speed, saved_in=out
+        model=decoder.name,
+        rows=describe_rows(rows),
+        samples_a_row=samples,
+        ms_a_row=speed,
+        saved_in=out,
     )
 
 # %% ../nbs/820_cli_models.ipynb #c5dad735
@@ -131,8 +139,8 @@ def embed(
       digit69 embed --data auto --out runs/embeddings"""
     setup_process(be_quiet, device)
     from digit69.converter import Digit69EmbeddingConverter
-    from digit69.experiment import embeddings_name
     from digit69.datasets import load_dataset
+    from digit69.experiment import embeddings_name
     from digit69.manifest import init_run_dir
     from digit69.plots import save_figure
 
@@ -152,13 +160,17 @@ def embed(
 # %% ../nbs/820_cli_models.ipynb #360fa248
 ExploredRun = Annotated[
     Path | None,
-    typer.Option("--run", metavar="DIR", help="a run folder; without one, a small simulated run is made"),
+    typer.Option(
+        "--run", metavar="DIR", help="a run folder; without one, a small simulated run is made"
+    ),
 ]
 
 # %% ../nbs/820_cli_models.ipynb #99ca5f4f
 ExploredData = Annotated[
     str | None,
-    typer.Option("--data", metavar="SPEC", help="the run's data, where it is not found by itself"),
+    typer.Option(
+        "--data", metavar="SPEC", help="the run's data, where it is not found by itself"
+    ),
 ]
 
 # %% ../nbs/820_cli_models.ipynb #1c90515b
@@ -190,7 +202,9 @@ LiveOut = Annotated[
 Follow = Annotated[
     Path | None,
     typer.Option(
-        "--follow", metavar="FILE", help="read lines as they are appended to a file, not standard input"
+        "--follow",
+        metavar="FILE",
+        help="read lines as they are appended to a file, not standard input",
     ),
 ]
 
@@ -199,7 +213,9 @@ def live(
     model: ModelFolder,
     out: LiveOut = None,
     follow: Follow = None,
-    draw: Annotated[bool, typer.Option("--draw", help="draw every digit in the terminal")] = False,
+    draw: Annotated[
+        bool, typer.Option("--draw", help="draw every digit in the terminal")
+    ] = False,
     be_quiet: Quiet = False,
 ) -> None:
     """Reconstruct fMRI rows as they arrive, one line of numbers each; prints one line of JSON for each.

@@ -15,12 +15,15 @@ from collections.abc import Iterable
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .core import Digit69Error, ModelError, pick_device, set_quiet, set_threads
 from .data import BrainDataset
+
+if TYPE_CHECKING:
+    from digit69.runs import Run
 
 # %% ../nbs/800_cli_options.ipynb #48321e76
 class Preset(StrEnum):
@@ -84,7 +87,9 @@ Data = Annotated[
 ]
 
 # %% ../nbs/800_cli_options.ipynb #2172945e
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="folder for the results; made if need be")]
+Out = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="folder for the results; made if need be")
+]
 
 # %% ../nbs/800_cli_options.ipynb #b0fc58fd
 Models = Annotated[
@@ -97,10 +102,14 @@ Models = Annotated[
 ]
 
 # %% ../nbs/800_cli_options.ipynb #3b5af46b
-Model = Annotated[str, typer.Option("--model", autocompletion=complete_models, help="name of the model")]
+Model = Annotated[
+    str, typer.Option("--model", autocompletion=complete_models, help="name of the model")
+]
 
 # %% ../nbs/800_cli_options.ipynb #7b00624f
-ModelFolder = Annotated[Path, typer.Option("--model", metavar="DIR", help="a folder that train or run wrote")]
+ModelFolder = Annotated[
+    Path, typer.Option("--model", metavar="DIR", help="a folder that train or run wrote")
+]
 
 # %% ../nbs/800_cli_options.ipynb #43ff0482
 Size = Annotated[
@@ -117,13 +126,16 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="processes to use, one thread each")]
 
 # %% ../nbs/800_cli_options.ipynb #05c0c4ba
-Resume = Annotated[bool, typer.Option("--resume", help="keep what an interrupted run has finished")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="keep what an interrupted run has finished")
+]
 
 # %% ../nbs/800_cli_options.ipynb #06a5b811
 Overlap = Annotated[
     bool,
     typer.Option(
-        "--allow-overlap", help="accept test stimuli that occur in train (measures recall, not decoding)"
+        "--allow-overlap",
+        help="accept test stimuli that occur in train (measures recall, not decoding)",
     ),
 ]
 
@@ -143,7 +155,9 @@ Engine = Annotated[
 Scheduler = Annotated[
     str | None,
     typer.Option(
-        "--scheduler", metavar="ADDRESS", help="address of a Dask scheduler, such as tcp://HOST:8786"
+        "--scheduler",
+        metavar="ADDRESS",
+        help="address of a Dask scheduler, such as tcp://HOST:8786",
     ),
 ]
 
@@ -186,7 +200,8 @@ def resolve_scheduler(engine: EngineKind, scheduler: str | None) -> str | None:
         return None
     if not scheduler:
         raise Digit69Error(
-            "--engine dask needs --scheduler ADDRESS, such as tcp://HOST:8786 (start one with `dask scheduler`)"
+            "--engine dask needs --scheduler ADDRESS, such as tcp://HOST:8786 "
+            "(start one with `dask scheduler`)"
         )
     from digit69.parallel import connect_to_dask
 
@@ -214,7 +229,7 @@ def folder_size(folder: Path) -> str:
     return f"{n_bytes / 2**20:.1f} MiB"
 
 # %% ../nbs/800_cli_options.ipynb #9390dc42
-def print_run(run) -> None:
+def print_run(run: "Run") -> None:
     "The end of a long command: the table of a `runs.Run`, and where its page is."
     from digit69.experiment import report_name
     from digit69.tables import metrics_text

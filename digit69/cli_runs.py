@@ -65,7 +65,9 @@ def run(
     names = parse_models(models)
     split = load_dataset(data)
     print_run(
-        run_experiment(split, names, out, preset.value, seed, resume, allow_overlap, n_jobs, device=device)
+        run_experiment(
+            split, names, out, preset.value, seed, resume, allow_overlap, n_jobs, device=device
+        )
     )
 
 # %% ../nbs/810_cli_runs.ipynb #b5cf1fa6
@@ -80,17 +82,23 @@ Protocol = Annotated[
 # %% ../nbs/810_cli_runs.ipynb #8259099d
 Folds = Annotated[
     int | None,
-    typer.Option("--folds", min=2, help="default: 10, or every stimulus in turn where stimuli repeat"),
+    typer.Option(
+        "--folds", min=2, help="default: 10, or every stimulus in turn where stimuli repeat"
+    ),
 ]
 
 # %% ../nbs/810_cli_runs.ipynb #4cbc3974
-Repeats = Annotated[int, typer.Option("--repeats", min=1, help="how often all folds are drawn anew")]
+Repeats = Annotated[
+    int, typer.Option("--repeats", min=1, help="how often all folds are drawn anew")
+]
 
 # %% ../nbs/810_cli_runs.ipynb #8bd52e43
 Null = Annotated[
     int,
     typer.Option(
-        "--null", min=0, help="permutations of the null through the whole pipeline, e.g. 200; 0: none"
+        "--null",
+        min=0,
+        help="permutations of the null through the whole pipeline, e.g. 200; 0: none",
     ),
 ]
 
@@ -170,7 +178,9 @@ def crossval(
 BenchModels = Annotated[
     str,
     typer.Option(
-        "--models", autocompletion=complete_models, help="comma-separated names; default: one of every kind"
+        "--models",
+        autocompletion=complete_models,
+        help="comma-separated names; default: one of every kind",
     ),
 ]
 
@@ -178,7 +188,8 @@ BenchModels = Annotated[
 Thorough = Annotated[
     bool,
     typer.Option(
-        "--thorough", help="run the thousand steps of the pixel model instead of scaling a few (minutes)"
+        "--thorough",
+        help="run the thousand steps of the pixel model instead of scaling a few (minutes)",
     ),
 ]
 
@@ -215,11 +226,15 @@ def bench(
 # %% ../nbs/810_cli_runs.ipynb #7cfcf125
 Reconstructions = Annotated[
     list[Path],
-    typer.Option("--reconstructions", metavar="FILE.npz ...", help="files with `reconstructions` (N,28,28)"),
+    typer.Option(
+        "--reconstructions", metavar="FILE.npz ...", help="files with `reconstructions` (N,28,28)"
+    ),
 ]
 
 # %% ../nbs/810_cli_runs.ipynb #64cf5db6
-MoreFiles = Annotated[list[Path] | None, typer.Argument(metavar="[FILE.npz ...]", help="further files")]
+MoreFiles = Annotated[
+    list[Path] | None, typer.Argument(metavar="[FILE.npz ...]", help="further files")
+]
 
 # %% ../nbs/810_cli_runs.ipynb #3f7c1e7e
 def evaluate(
@@ -270,7 +285,9 @@ def report(runs: RunFolders, out: Out = Path("runs/compare"), be_quiet: Quiet = 
 # %% ../nbs/810_cli_runs.ipynb #77c96e6a
 GridFile = Annotated[
     Path,
-    typer.Argument(metavar="GRID.yaml", help="blocks of command or report, fixed values, lists of values"),
+    typer.Argument(
+        metavar="GRID.yaml", help="blocks of command or report, fixed values, lists of values"
+    ),
 ]
 
 # %% ../nbs/810_cli_runs.ipynb #aecf2045

@@ -85,10 +85,9 @@ def _published_weights_file() -> str | None:
         if isinstance(file, str):
             return file
     if not _is_reachable(hf_hub_url(repository, names[1])):
-        advice = (
-            f"fetch {CLIP_MODEL} {CLIP_WEIGHTS} elsewhere and give the file as weights=, or do without CLIP"
-        )
-        raise ModelError(f"the CLIP weights are not here and their server does not answer: {advice}")
+        problem = "the CLIP weights are not here and their server does not answer"
+        wanted = f"fetch {CLIP_MODEL} {CLIP_WEIGHTS} elsewhere and give the file as weights="
+        raise ModelError(f"{problem}: {wanted}, or do without CLIP")
     return None
 
 # %% ../nbs/470_clip.ipynb #eb9f459d
@@ -121,14 +120,18 @@ def _load_clip(weights: str | None, seed: int) -> tuple:
     with torch.random.fork_rng(devices=[]), _no_logs():
         torch.manual_seed(derive_seed(seed, "clip weights"))
         try:
-            model, _, preprocess = open_clip.create_model_and_transforms(CLIP_MODEL, pretrained=pretrained)
+            model, _, preprocess = open_clip.create_model_and_transforms(
+                CLIP_MODEL, pretrained=pretrained
+            )
         except Exception as error:
             kind = type(error).__name__
             reason = "a damaged or foreign file, or the download broke off; fetch them again"
-            raise ModelError(f"the CLIP weights {weights} cannot be loaded ({kind}): {reason}") from None
+            raise ModelError(
+                f"the CLIP weights {weights} cannot be loaded ({kind}): {reason}"
+            ) from None
     return model, preprocess
 
-# %% ../nbs/470_clip.ipynb #8a8b385d
+# %% ../nbs/470_clip.ipynb #5063ae3d
 class ClipImageEncoder(nn.Module):
     """OpenCLIP ViT-B/32 as an image encoder: 512 numbers of length 1 per stimulus. Needs `digit69[clip]`.
 
@@ -146,7 +149,8 @@ class ClipImageEncoder(nn.Module):
         super().__init__()
         self.weights = "random" if weights is None else weights
         self.device = pick_device(device)
-        model, self.preprocess = _load_clip(None if weights is None else str(weights), seed)
+        model, preprocess = _load_clip(None if weights is None else str(weights), seed)
+        self.preprocess = preprocess
         self.model = model.to(self.device).eval()
 
     def _prepare(self, images: torch.Tensor) -> torch.Tensor:

@@ -61,7 +61,9 @@ def pair_runs(runs: list[Run]) -> dict[str, tuple[Run, str]]:
 def reference_entry(entries: dict[str, tuple[Run, str]]) -> str:
     "What other models are compared with: the first entry of the strongest baseline, else the first of all."
     strongest = baseline_models()[-1]
-    return next((title for title, (_, name) in entries.items() if name == strongest), next(iter(entries)))
+    return next(
+        (title for title, (_, name) in entries.items() if name == strongest), next(iter(entries))
+    )
 
 # %% ../nbs/725_comparison.ipynb #e9bdcc9e
 def pooled_differences(
@@ -78,7 +80,11 @@ def pooled_differences(
 def comparison_row(run: Run, name: str) -> dict:
     "A model of a run as a row of numbers: rows, protocol, metrics with intervals, costs."
     entry = run.metrics["models"][name]
-    row = {"model": name, "n_test": run.metrics["data"]["n_test"], "protocol": entry_protocol(run, name)}
+    row = {
+        "model": name,
+        "n_test": run.metrics["data"]["n_test"],
+        "protocol": entry_protocol(run, name),
+    }
     for metric in METRICS:
         for key, ending in (("mean", ""), ("lo", "_lo"), ("hi", "_hi")):
             row[f"{metric}{ending}"] = entry.get(metric, {}).get(key)
@@ -91,9 +97,14 @@ def comparison_csv(
 ) -> pd.DataFrame:
     "One row per run and model."
     rows = []
-    for title, folder, parameters in zip(run_names(folders), folders, varied or [{}] * len(folders)):
+    for title, folder, parameters in zip(
+        run_names(folders), folders, varied or [{}] * len(folders)
+    ):
         run = load_run(folder)
-        rows += [{"run": title, **parameters, **comparison_row(run, name)} for name in run.metrics["models"]]
+        rows += [
+            {"run": title, **parameters, **comparison_row(run, name)}
+            for name in run.metrics["models"]
+        ]
     return pd.DataFrame(rows)
 
 # %% ../nbs/725_comparison.ipynb #160e3227
@@ -108,8 +119,14 @@ def describe_input(run: Run) -> str:
     "Data, voxels, training rows and stimuli of a run."
     data = run.metrics["data"]
     known = run.targets is not None
-    stimuli = f"{len(np.unique(stimulus_ids(run.targets)))} stimuli in test" if known else "unknown stimuli"
-    return f"{data['name']}: {data['n_voxels']} voxels, {data['n_train']} training rows, {stimuli}"
+    stimuli = (
+        f"{len(np.unique(stimulus_ids(run.targets)))} stimuli in test"
+        if known
+        else "unknown stimuli"
+    )
+    return (
+        f"{data['name']}: {data['n_voxels']} voxels, {data['n_train']} training rows, {stimuli}"
+    )
 
 # %% ../nbs/725_comparison.ipynb #d483a126
 def describe_cost(entry: dict) -> str:
@@ -119,7 +136,9 @@ def describe_cost(entry: dict) -> str:
         ("train_seconds", ".0f", "s of training"),
         ("n_parameters", ",.0f", "numbers learnt"),
     )
-    return "; ".join(f"{entry[key]:{form}} {unit}" for key, form, unit in costs if entry[key] is not None)
+    return "; ".join(
+        f"{entry[key]:{form}} {unit}" for key, form, unit in costs if entry[key] is not None
+    )
 
 # %% ../nbs/725_comparison.ipynb #edb0562d
 def dice_interval(run: Run, name: str) -> str:
@@ -127,7 +146,9 @@ def dice_interval(run: Run, name: str) -> str:
     if run.targets is None:
         return ""
     overlap = dice(run.reconstructions[name], run.targets)
-    return format_interval(bootstrap_interval(overlap, groups=stimulus_ids(run.targets)).to_dict())
+    return format_interval(
+        bootstrap_interval(overlap, groups=stimulus_ids(run.targets)).to_dict()
+    )
 
 # %% ../nbs/725_comparison.ipynb #b0a7c782
 def describe_pipeline(run: Run, name: str) -> dict[str, str]:
@@ -167,7 +188,12 @@ def entries_of_interest(entries: dict[str, tuple[Run, str]]) -> dict[str, tuple[
 # %% ../nbs/725_comparison.ipynb #e8762190
 def facts_table(runs: list[Run]) -> pd.DataFrame:
     "Data, protocol, sizes and seed of each run."
-    titles = {"name": "data", "protocol": "protocol", "n_train": "train rows", "n_test": "test rows"}
+    titles = {
+        "name": "data",
+        "protocol": "protocol",
+        "n_train": "train rows",
+        "n_test": "test rows",
+    }
     titles["n_voxels"] = "voxels"
     rows = {}
     for title, run in zip(run_names([run.folder for run in runs]), runs):

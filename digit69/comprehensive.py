@@ -40,7 +40,9 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
         reason = "train the model first, digit69 run --models all"
         raise DataError(f"{path} does not exist: {reason}") from None
     except Exception as error:
-        raise DataError(f"{path} is not a readable weights file ({error.__class__.__name__})") from None
+        raise DataError(
+            f"{path} is not a readable weights file ({error.__class__.__name__})"
+        ) from None
     if isinstance(state, dict):
         state = state.get("model_state_dict", state)
     if not is_state_dict(state):
@@ -88,7 +90,9 @@ def evaluate_module(
     )
 
 # %% ../nbs/625_comprehensive.ipynb #c64ad771
-def save_comparison(targets: np.ndarray, evaluations: dict[str, ModuleEvaluation], out: Path) -> Path:
+def save_comparison(
+    targets: np.ndarray, evaluations: dict[str, ModuleEvaluation], out: Path
+) -> Path:
     """Write the pictures of reconstructions; returns comprehensive_model_comparison.png.
 
     Parameters
@@ -179,18 +183,24 @@ class EvaluatesFolder:
         self.targets: np.ndarray | None = None
         self.evaluations: dict[str, ModuleEvaluation] = {}
 
-    def load_test_data(self, embeddings_file: str | Path | None = None) -> tuple[torch.Tensor, np.ndarray]:
+    def load_test_data(
+        self, embeddings_file: str | Path | None = None
+    ) -> tuple[torch.Tensor, np.ndarray]:
         """Test embeddings (N,512) and stimuli (N,28,28); returns both."""
         file = embeddings_file or find_file(self.folder, "digit69_embeddings.pkl")
         self.embeddings, self.targets = load_test_pairs(file)
         return self.embeddings, self.targets
 
-    def _evaluate(self, name: str, module: torch.nn.Module, reconstruct: Callable) -> dict[str, float]:
+    def _evaluate(
+        self, name: str, module: torch.nn.Module, reconstruct: Callable
+    ) -> dict[str, float]:
         if self.targets is None:
             self.load_test_data()
         evaluation = evaluate_module(module, reconstruct, self.embeddings, self.targets)
         self.evaluations[name] = evaluation
-        return {metric: s["mean"] for metric, s in summarize(evaluation.scores, self.seed).items()}
+        return {
+            metric: s["mean"] for metric, s in summarize(evaluation.scores, self.seed).items()
+        }
 
 # %% ../nbs/625_comprehensive.ipynb #01f6a5d8
 class ComprehensiveEvaluator(EvaluatesFolder):
@@ -199,8 +209,12 @@ class ComprehensiveEvaluator(EvaluatesFolder):
     def evaluate_baseline_regression(self, weights: str | Path | None = None) -> dict[str, float]:
         """Mean metrics of `baseline_model_best.pth` on the test rows."""
         model = SimpleRegressionModel()
-        model.load_state_dict(load_weights(weights or find_file(self.folder, "baseline_model_best.pth")))
-        return self._evaluate("baseline regression", model, lambda embeddings: model(embeddings)[:, 0])
+        model.load_state_dict(
+            load_weights(weights or find_file(self.folder, "baseline_model_best.pth"))
+        )
+        return self._evaluate(
+            "baseline regression", model, lambda embeddings: model(embeddings)[:, 0]
+        )
 
     def evaluate_enhanced_ldm(self, weights: str | Path | None = None) -> dict[str, float]:
         """Mean metrics of `enhanced_ldm_best.pth` (the mean of `n_samples` samples of each row)."""
@@ -223,7 +237,9 @@ class ComprehensiveEvaluator(EvaluatesFolder):
     def create_metrics_comparison(self) -> Path:
         """Write comprehensive_evaluation_report.pkl and .json; returns metrics_comparison.png."""
         self._check_evaluated()
-        return save_report(evaluation_report(self.evaluations, len(self.targets), self.seed), self.out)
+        return save_report(
+            evaluation_report(self.evaluations, len(self.targets), self.seed), self.out
+        )
 
     def _check_evaluated(self) -> None:
         if not self.evaluations:

@@ -61,7 +61,11 @@ def load_embeddings(path: str | Path) -> dict:
 # %% ../nbs/465_converter.ipynb #9f61c57a
 def _load_or_check(embeddings: dict | str | Path) -> dict:
     "Embeddings from a file, or those in memory, checked."
-    return check_embeddings(embeddings) if isinstance(embeddings, dict) else load_embeddings(embeddings)
+    return (
+        check_embeddings(embeddings)
+        if isinstance(embeddings, dict)
+        else load_embeddings(embeddings)
+    )
 
 # %% ../nbs/465_converter.ipynb #e978a38b
 def _has_images(part: dict[str, np.ndarray]) -> bool:
@@ -177,12 +181,16 @@ def embeddings_metadata(
     return json.loads(json.dumps(metadata, default=_to_plain))
 
 # %% ../nbs/465_converter.ipynb #b76414c0
-def _fit_pipeline(split: Split, preset: str, seed: int, image_encoder: nn.Module | None) -> EmbeddingPipeline:
+def _fit_pipeline(
+    split: Split, preset: str, seed: int, image_encoder: nn.Module | None
+) -> EmbeddingPipeline:
     "The pipeline of the train rows; stimuli that only the test has are kept out of what it imagines."
     exclude = ExclusionList(stimuli_not_in_train(split))
     if image_encoder is None:
         return fit_embedding_pipeline(split.train, preset, seed, exclude)
-    return EmbeddingPipeline(EMBEDDING_PRESETS[preset], seed).fit(split.train, image_encoder, exclude)
+    return EmbeddingPipeline(EMBEDDING_PRESETS[preset], seed).fit(
+        split.train, image_encoder, exclude
+    )
 
 # %% ../nbs/465_converter.ipynb #930a7c53
 def convert_split(
@@ -219,7 +227,8 @@ class Digit69EmbeddingConverter:
         preset: str = "quick",  # of the embedding pipeline: smoke, quick or full
         seed: int = 0,
         name: str = "digit69",  # files are called NAME_embeddings.*
-        image_encoder: nn.Module | None = None,  # (N,28,28) -> (N,512); None: trained on the train stimuli
+        image_encoder: nn.Module
+        | None = None,  # (N,28,28) -> (N,512); None: trained on the train stimuli
     ) -> dict:  # what `load_embeddings` would return
         "Train on the train rows, embed both parts, write .pkl, .npz and _metadata.json into `out_dir`."
         return convert_split(split, out_dir, preset, seed, name, image_encoder)

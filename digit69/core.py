@@ -97,7 +97,9 @@ def pick_device(name: str = "auto") -> str:
     if name == "auto":
         return "cuda" if is_available("cuda") else "cpu"
     if not is_available(name):
-        raise Digit69Error(f"device '{name}' is not available here: use --device cpu or --device auto")
+        raise Digit69Error(
+            f"device '{name}' is not available here: use --device cpu or --device auto"
+        )
     return name
 
 # %% ../nbs/000_core.ipynb #3eb5189a

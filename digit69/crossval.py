@@ -98,7 +98,12 @@ def fit_fold(
 
 # %% ../nbs/620_crossval.ipynb #9eb0a3f3
 def missing_models(
-    names: list[str], number: int, fold: Split, files: dict[str, list[Path]], preset: str, seed: int
+    names: list[str],
+    number: int,
+    fold: Split,
+    files: dict[str, list[Path]],
+    preset: str,
+    seed: int,
 ) -> list[str]:
     """Models that shall be fitted on a fold and whose result is not there."""
     missing = []
@@ -113,7 +118,9 @@ def missing_models(
 def run_folds(
     names: list[str],
     folds: list[Split],
-    files: dict[str, list[Path]],  # for each model, of as many of the folds as it shall be fitted on
+    files: dict[
+        str, list[Path]
+    ],  # for each model, of as many of the folds as it shall be fitted on
     preset: str,
     seed: int,
     n_jobs: int = 1,
@@ -130,7 +137,9 @@ def run_folds(
             tasks.append((fit_fold, missing, fold, preset, seed, own_files))
             fold_numbers.append(number)
     failed = {}
-    for task, outcomes in progress(run_parallel(n_jobs, tasks, scheduler), "folds", total=len(tasks)):
+    for task, outcomes in progress(
+        run_parallel(n_jobs, tasks, scheduler), "folds", total=len(tasks)
+    ):
         number = fold_numbers[task]
         for name, outcome in outcomes.items():
             if isinstance(outcome, str):
@@ -169,7 +178,9 @@ def read_fold_answers(name: str, files: list[Path]) -> dict[str, list[FoldAnswer
     return answers
 
 # %% ../nbs/620_crossval.ipynb #79bb31fe
-def average_scores(answers: list[FoldAnswer], folds: list[Split], data: BrainDataset) -> pd.DataFrame:
+def average_scores(
+    answers: list[FoldAnswer], folds: list[Split], data: BrainDataset
+) -> pd.DataFrame:
     """Every metric of every row of the data (index `row`), averaged over repeats of the cross-validation."""
     tables = []
     for answer, fold in zip(answers, folds):
@@ -192,10 +203,15 @@ def out_of_fold_images(answers: list[FoldAnswer], n_rows: int) -> np.ndarray:
     return np.stack(repeats)
 
 # %% ../nbs/620_crossval.ipynb #b6462414
-def summarize_entry(table: pd.DataFrame, answers: list[FoldAnswer], stimuli: np.ndarray, seed: int) -> dict:
+def summarize_entry(
+    table: pd.DataFrame, answers: list[FoldAnswer], stimuli: np.ndarray, seed: int
+) -> dict:
     """An entry of `metrics.json`: means with intervals over stimuli (N,), and mean costs of a fold."""
     groups = stimuli[table.index]
-    entry = {metric: bootstrap_interval(table[metric], seed, groups=groups).to_dict() for metric in METRICS}
+    entry = {
+        metric: bootstrap_interval(table[metric], seed, groups=groups).to_dict()
+        for metric in METRICS
+    }
     for cost in COSTS:
         entry[cost] = float(np.mean([answer.costs[cost] for answer in answers]))
     return entry
@@ -213,7 +229,12 @@ class FoldPlan:
 
 # %% ../nbs/620_crossval.ipynb #e6a741e2
 def plan_folds(
-    data: BrainDataset, names: list[str], out: Path, folds: list[Split], n_repeats: int, once: tuple[str, ...]
+    data: BrainDataset,
+    names: list[str],
+    out: Path,
+    folds: list[Split],
+    n_repeats: int,
+    once: tuple[str, ...],
 ) -> FoldPlan:
     """Which models are fitted on which folds, and where the results are kept."""
     once_names = set(once) if n_repeats > 1 else set()
@@ -231,7 +252,9 @@ def describe_folds(plan: FoldPlan) -> dict:
     return {**card, "name": plan.data.name, "n_train": n_train, "n_test": plan.data.n}
 
 # %% ../nbs/620_crossval.ipynb #651d35f1
-def collect_folds(plan: FoldPlan, names: list[str], out: Path, skipped: dict[str, str], seed: int) -> dict:
+def collect_folds(
+    plan: FoldPlan, names: list[str], out: Path, skipped: dict[str, str], seed: int
+) -> dict:
     """Read all fold files and write the files of the run; returns what metrics.json holds."""
     stimuli = stimulus_ids(plan.data.images)
     metrics = start_metrics(describe_folds(plan), skipped)
@@ -247,7 +270,11 @@ def collect_folds(plan: FoldPlan, names: list[str], out: Path, skipped: dict[str
             if title == name and n_replaced:
                 metrics.setdefault("n_replaced", {})[name] = n_replaced
             repeats = out_of_fold_images(answers, plan.data.n)
-            write_npz(out / "reconstructions" / f"{title}.npz", reconstructions=repeats[0], repeats=repeats)
+            write_npz(
+                out / "reconstructions" / f"{title}.npz",
+                reconstructions=repeats[0],
+                repeats=repeats,
+            )
     write_json(out / "differences.json", paired_differences(tables, seed, stimuli))
     write_tables(out / "metrics_per_image.csv", tables, with_index=True)
     write_targets(out / "targets.npz", plan.data)

@@ -21,7 +21,9 @@ IMAGE_SIZE = 28  # stimuli are IMAGE_SIZE x IMAGE_SIZE pixels
 def check_finite(array: np.ndarray, name: str) -> None:
     """Raise `DataError` unless an array holds numbers, none of them NaN or infinite."""
     if array.dtype.kind not in "buif":
-        raise DataError(f"{name} holds {array.dtype} values, not numbers: store it as a plain numeric array")
+        raise DataError(
+            f"{name} holds {array.dtype} values, not numbers: store it as a plain numeric array"
+        )
     bad = ~np.isfinite(array)
     if bad.any():
         first_row = np.argwhere(bad)[0, 0] if array.ndim else 0
@@ -45,7 +47,9 @@ def check_fmri(fmri: np.ndarray, name: str) -> np.ndarray:
     """Voxel rows (N,V) as float32, N and V at least 1."""
     fmri = np.asarray(fmri)
     if fmri.ndim != 2 or 0 in fmri.shape:
-        raise DataError(f"{name}: fmri has shape {fmri.shape}; it must be (rows, voxels), both at least 1")
+        raise DataError(
+            f"{name}: fmri has shape {fmri.shape}; it must be (rows, voxels), both at least 1"
+        )
     return as_float32(fmri, f"{name}: fmri")
 
 # %% ../nbs/100_data.ipynb #4c3a3e79
@@ -65,10 +69,14 @@ def check_images(images: np.ndarray, n_rows: int, name: str) -> np.ndarray:
     images = as_float32(np.asarray(images), f"{name}: images")
     shape = (n_rows, IMAGE_SIZE, IMAGE_SIZE)
     if images.shape != shape:
-        raise DataError(f"{name}: images have shape {images.shape}; {n_rows} rows of fmri need {shape}")
+        raise DataError(
+            f"{name}: images have shape {images.shape}; {n_rows} rows of fmri need {shape}"
+        )
     low, high = images.min(), images.max()
     if low < -1e-6 or high > 1 + 1e-6:
-        raise DataError(f"{name}: images range from {low:.3g} to {high:.3g}; scale them to [0, 1]")
+        raise DataError(
+            f"{name}: images range from {low:.3g} to {high:.3g}; scale them to [0, 1]"
+        )
     return np.clip(images, 0, 1)
 
 # %% ../nbs/100_data.ipynb #d86ea9c9
@@ -116,7 +124,7 @@ class BrainDataset:
     """
 
     fmri: np.ndarray  # (N,V) float32, arbitrary units
-    images: np.ndarray | None = None  # (N,28,28) float32 in [0,1], upright, bright digit on dark ground
+    images: np.ndarray | None = None  # (N,28,28) float32 in [0,1], upright, bright on dark
     labels: np.ndarray | None = None  # (N,) int64
     groups: np.ndarray | None = None  # (N,) int64
     name: str = "data"
@@ -191,7 +199,9 @@ class Split:
     test: BrainDataset  # may lack images (a blind file)
     name: str = "split"
     seed: int | None = None  # made the split, if chance did
-    provenance: dict = field(default_factory=dict)  # file, sha256, row indices, remarks of the reader
+    provenance: dict = field(
+        default_factory=dict
+    )  # file, sha256, row indices, remarks of the reader
 
     def __post_init__(self) -> None:
         n_train, n_test = self.train.n_voxels, self.test.n_voxels
@@ -213,5 +223,8 @@ class Split:
         if self.test.images is None:
             return self.train
         keys = ("fmri", "images", "labels", "groups")
-        joined = {key: concatenate_known(getattr(self.train, key), getattr(self.test, key)) for key in keys}
+        joined = {
+            key: concatenate_known(getattr(self.train, key), getattr(self.test, key))
+            for key in keys
+        }
         return BrainDataset(**joined, name=self.train.name)

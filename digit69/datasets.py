@@ -33,7 +33,9 @@ class DatasetSpec:
     terms: str
     label_names: dict[int, str] = field(default_factory=dict)  # class label -> word for figures
     default_protocol: str = "kfold"  # how to cross-validate it: one of digit69.splits.PROTOCOLS
-    reader: Callable[[Path | None], Split] | None = None  # path -> Split; None where there is no fMRI
+    reader: Callable[[Path | None], Split] | None = (
+        None  # path -> Split; None where there is no fMRI
+    )
     aliases: tuple[str, ...] = ()  # other file names under which a person may keep (parts of) it
 
     @property
@@ -203,7 +205,9 @@ def fetch(dataset: str | DatasetSpec) -> Path:
     """
     spec = dataset if isinstance(dataset, DatasetSpec) else get_dataset_spec(dataset)
     if spec.is_simulated:
-        raise DataError(f"{spec.name} is computed here, there is nothing to fetch: use --data {spec.name}")
+        raise DataError(
+            f"{spec.name} is computed here, there is nothing to fetch: use --data {spec.name}"
+        )
     path = download(spec.url, spec.file, spec.sha256, title=spec.name, advice=_advice(spec))
     log(spec.describe())
     return path
@@ -215,7 +219,9 @@ def data_location() -> Path | None:
     if not value:
         return None
     if not Path(value).exists():
-        raise DataError(f"DIGIT69_DATA points to {value}, which does not exist: correct it or unset it")
+        raise DataError(
+            f"DIGIT69_DATA points to {value}, which does not exist: correct it or unset it"
+        )
     return Path(value)
 
 # %% ../nbs/350_datasets.ipynb #508c37f3
@@ -262,7 +268,9 @@ def _read_registered(spec: DatasetSpec, path: Path, where: str) -> Split:
     _mark_published(split, file_sha256)
     is_published = file_sha256 == spec.sha256
     remark = "" if is_published else f" (not the published file {spec.file}: sha256 differs)"
-    split.provenance.update(source=f"{where}: {path.name}{remark}", owner=spec.owner, terms=spec.terms)
+    split.provenance.update(
+        source=f"{where}: {path.name}{remark}", owner=spec.owner, terms=spec.terms
+    )
     log(f"data: {spec.name} from {where}, {path.name}{remark}\n{spec.describe()}")
     return split
 

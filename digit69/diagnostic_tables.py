@@ -28,7 +28,9 @@ def describe_settings(settings: dict) -> str:
     "Settings of the lighter variant that was examined in place of a slow model."
     if not settings:
         return "as above"
-    values = {key: " ".join(map(str, v)) if isinstance(v, list) else v for key, v in settings.items()}
+    values = {
+        key: " ".join(map(str, v)) if isinstance(v, list) else v for key, v in settings.items()
+    }
     return "light: " + ", ".join(f"{key} {value}" for key, value in values.items())
 
 # %% ../nbs/706_diagnostic_tables.ipynb #35fb9416
@@ -51,7 +53,11 @@ def null_table(null: dict) -> pd.DataFrame:
 def _exchange_cells(test: dict) -> dict[str, str]:
     "PCC observed and after exchange, and p, for one entry of `rigour.json`."
     row, within = test["row"], test["within_class"]
-    cells = {"PCC": f"{row['observed']:.3f}", "exchanged": f"{row['null_mean']:.3f}", "p": f"{row['p']:.2g}"}
+    cells = {
+        "PCC": f"{row['observed']:.3f}",
+        "exchanged": f"{row['null_mean']:.3f}",
+        "p": f"{row['p']:.2g}",
+    }
     if within:
         cells["exchanged within class"] = f"{within['null_mean']:.3f}"
         cells["p, within class"] = f"{within['p']:.2g}"
@@ -66,13 +72,17 @@ def exchange_table(tests: dict) -> pd.DataFrame:
 # %% ../nbs/706_diagnostic_tables.ipynb #4abca40d
 def _extrapolation_cells(curve: dict) -> dict[str, str]:
     "PCC that the power law expects of more rows."
-    expected = {f"{point['rows']} rows": format_interval(point) for point in curve["extrapolated"]}
+    expected = {
+        f"{point['rows']} rows": format_interval(point) for point in curve["extrapolated"]
+    }
     return {**expected, "without limit": format_interval(curve["limit"])}
 
 # %% ../nbs/706_diagnostic_tables.ipynb #1a03579e
 def learning_table(curves: dict) -> pd.DataFrame:
     "learning_curve.json: PCC expected of each model with more training rows."
-    rows = {name: _extrapolation_cells(scores["pcc"]) for name, scores in curves["models"].items()}
+    rows = {
+        name: _extrapolation_cells(scores["pcc"]) for name, scores in curves["models"].items()
+    }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 # %% ../nbs/706_diagnostic_tables.ipynb #f816ca0a

@@ -62,7 +62,9 @@ def ceiling_tasks(
 ) -> dict[Path, Task]:
     """A task for each model that has a ceiling of its own; its file is named after it."""
     bounded = [name for name in models if issubclass(get_model_spec(name).estimator, HasCeiling)]
-    return {folder / f"{name}.json": Task(score_ceiling, name, (data, config)) for name in bounded}
+    return {
+        folder / f"{name}.json": Task(score_ceiling, name, (data, config)) for name in bounded
+    }
 
 # %% ../nbs/665_diagnostics.ipynb #a84304f8
 def run_diagnostics(
@@ -80,7 +82,9 @@ def run_diagnostics(
     models = fitted_models(run)
     config = CheckConfig(default_protocol(data), n_splits, preset, seed)
     where = {"n_jobs": n_jobs, "scheduler": scheduler}
-    ceilings = run_tasks(ceiling_tasks(models, data, config, out / "ceilings"), "ceilings", **where)
+    ceilings = run_tasks(
+        ceiling_tasks(models, data, config, out / "ceilings"), "ceilings", **where
+    )
     result = {
         "schema_version": 1,
         "seed": seed,

@@ -41,7 +41,9 @@ def head_status(url: str, timeout: float = PATIENCE) -> int:
     import requests
 
     outcomes = []
-    thread = threading.Thread(target=_send_head_request, args=(url, timeout, outcomes), daemon=True)
+    thread = threading.Thread(
+        target=_send_head_request, args=(url, timeout, outcomes), daemon=True
+    )
     thread.start()
     thread.join(timeout)
     outcome = outcomes[0] if outcomes else requests.Timeout()
@@ -64,7 +66,9 @@ def _http_download(url: str, output_file: str, pooch_instance: object) -> None:
     import pooch
 
     head_status(url, PATIENCE)
-    bar = progress(what="downloading", total=1, unit="B", unit_scale=True)  # pooch sets the true total
+    bar = progress(
+        what="downloading", total=1, unit="B", unit_scale=True
+    )  # pooch sets the true total
     download = pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16, timeout=PATIENCE)
     download(url, output_file, pooch_instance)
 
@@ -101,11 +105,17 @@ def download(url: str, file: str, sha256: str, title: str, advice: str) -> Path:
         problem = f"{title} could not be fetched from {host}: {reason}"
     except requests.HTTPError as error:
         answer = error.response
-        problem = f"{title} could not be fetched: {host} answers {answer.status_code} {answer.reason}"
+        problem = (
+            f"{title} could not be fetched: {host} answers {answer.status_code} {answer.reason}"
+        )
     except requests.RequestException as error:
-        problem = f"{title}: the connection to {host} broke ({type(error).__name__}); run it again"
+        problem = (
+            f"{title}: the connection to {host} broke ({type(error).__name__}); run it again"
+        )
     except ValueError:  # pooch raises it for another checksum, and has removed the file
-        problem = f"what {host} sent is not the published {file} (sha256 differs) and was thrown away"
+        problem = (
+            f"what {host} sent is not the published {file} (sha256 differs) and was thrown away"
+        )
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(

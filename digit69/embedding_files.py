@@ -59,7 +59,9 @@ def shrink_images(
 # %% ../nbs/460_embedding_files.ipynb #e795f0e9
 def _check_shape(array: np.ndarray, shape: tuple, title: str) -> None:
     "Raise `DataError` unless the array has this shape, in which None stands for any size."
-    fits = array.ndim == len(shape) and all(size in (None, n) for size, n in zip(shape, array.shape))
+    fits = array.ndim == len(shape) and all(
+        size in (None, n) for size, n in zip(shape, array.shape)
+    )
     if not fits:
         required = ", ".join("any" if size is None else str(size) for size in shape)
         raise DataError(f"{title} has shape {array.shape}; it must be ({required})")
@@ -96,7 +98,9 @@ def _check_range(images: np.ndarray, key: str, where: str) -> None:
     "Raise `DataError` unless all values lie in [0,1]."
     lowest, highest = images.min(), images.max()
     if lowest < -1e-6 or highest > 1 + 1e-6:
-        raise DataError(f"{where}: {key} range from {lowest:.3g} to {highest:.3g}; they must lie in [0, 1]")
+        raise DataError(
+            f"{where}: {key} range from {lowest:.3g} to {highest:.3g}; they must lie in [0, 1]"
+        )
 
 # %% ../nbs/460_embedding_files.ipynb #30cce3d5
 def _check_keys(part: object, where: str) -> int:
@@ -163,12 +167,16 @@ def check_embeddings(data: object, where: str = "embeddings") -> dict:
     """
     if not isinstance(data, dict) or not set(PARTS) <= set(data):
         content = _describe_content(data)
-        raise DataError(f"{where} holds no embeddings: it needs train and test (found: {content})")
+        raise DataError(
+            f"{where} holds no embeddings: it needs train and test (found: {content})"
+        )
     train = _check_part(data["train"], f"{where}, train")
     test = _check_part(data["test"], f"{where}, test")
     n_train, n_test = train["original_fmri"].shape[1], test["original_fmri"].shape[1]
     if n_train != n_test:
-        raise DataError(f"{where}: train rows have {n_train} voxels, test rows {n_test}; they must match")
+        raise DataError(
+            f"{where}: train rows have {n_train} voxels, test rows {n_test}; they must match"
+        )
     metadata = data.get("metadata") or {}
     if not isinstance(metadata, dict):
         raise DataError(f"{where}: metadata is a {type(metadata).__name__}, not a dict")
@@ -177,7 +185,10 @@ def check_embeddings(data: object, where: str = "embeddings") -> dict:
 # %% ../nbs/460_embedding_files.ipynb #0fa9ef55
 def write_embeddings(data: dict, folder: Path, name: str) -> None:
     "Write NAME_embeddings.pkl, NAME_embeddings.npz and NAME_embeddings_metadata.json."
-    with atomic_write(folder / f"{name}_embeddings.pkl") as temporary, open(temporary, "wb") as file:
+    with (
+        atomic_write(folder / f"{name}_embeddings.pkl") as temporary,
+        open(temporary, "wb") as file,
+    ):
         pickle.dump(data, file, protocol=4)
     arrays = {}
     for part in PARTS:
@@ -203,7 +214,9 @@ def read_embeddings_npz(path: Path) -> dict:
         raise DataError(f"{path} does not exist") from None
     except Exception as error:  # a damaged file raises nearly anything
         problem = f"is not a readable .npz of plain arrays ({type(error).__name__})"
-        raise DataError(f"{path} {problem}: truncated, or another format? Write it again") from None
+        raise DataError(
+            f"{path} {problem}: truncated, or another format? Write it again"
+        ) from None
     metadata_file = path.with_name(f"{path.stem}_metadata.json")
     data["metadata"] = read_json(metadata_file) if metadata_file.exists() else {}
     return data

@@ -4,12 +4,10 @@
 
 # %% auto #0
 __all__ = ['predict_batched', 'EncoderPair', 'AugmentedStimuli', 'augment_stimuli', 'FMRIEncoderFit', 'fit_fmri_encoder',
-           'rows_of_other_stimuli', 'choose_pairs', 'FitsEmbeddings', 'SamplesEmbeddings', 'EmbeddingPipeline',
-           'fit_embedding_pipeline']
+           'FitsEmbeddings', 'EmbeddingPipeline', 'fit_embedding_pipeline']
 
 # %% ../nbs/445_embeddings.ipynb #44c69fd2
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,13 +27,9 @@ from digit69.encoders import (
     train_image_encoder,
 )
 from .encoding import EncodingModel, VoxelSimulator
+from .pair_sampling import SamplesEmbeddings, _to_tensor
 from .splits import grouped_folds, stimulus_groups
 from .training import History
-
-# %% ../nbs/445_embeddings.ipynb #9dfe0633
-def _to_tensor(array: np.ndarray) -> torch.Tensor:
-    """A float32 tensor with memory of its own (arrays of a data set are read-only)."""
-    return torch.as_tensor(np.array(array, np.float32))
 
 # %% ../nbs/445_embeddings.ipynb #a2f4134a
 @torch.no_grad()
@@ -126,7 +120,9 @@ class EncoderPair:
         pair.mean_ = np.asarray(state["mean"])
         pair.sd_ = np.asarray(state["sd"])
         pair.encoder_ = _load_fmri_encoder(_select_module_state(state, "fmri"))
-        pair.image_encoder_ = image_encoder or _load_image_encoder(_select_module_state(state, "image"))
+        pair.image_encoder_ = image_encoder or _load_image_encoder(
+            _select_module_state(state, "image")
+        )
         return pair
 
 # %% ../nbs/445_embeddings.ipynb #88032c1a
@@ -141,7 +137,9 @@ class AugmentedStimuli:
     def of_stimuli(self, stimuli: np.ndarray) -> "AugmentedStimuli":
         """Only those that come from `stimuli`."""
         keep = np.isin(self.stimuli, stimuli)
-        return AugmentedStimuli(self.images[keep], self.stimuli[keep], self.embeddings[torch.as_tensor(keep)])
+        return AugmentedStimuli(
+            self.images[keep], self.stimuli[keep], self.embeddings[torch.as_tensor(keep)]
+        )
 
 # %% ../nbs/445_embeddings.ipynb #b81c1f9d
 def augment_stimuli(
@@ -156,7 +154,9 @@ def augment_stimuli(
     n = min(config.n_augmentations * len(images), max(config.max_augmentations, len(images)))
     bank_seed = derive_seed(seed, "bank")
     augmented, parents = augment(images, n, config.augment_strength, bank_seed, exclude=exclude)
-    return AugmentedStimuli(augmented, stimuli[parents], predict_batched(image_encoder, augmented))
+    return AugmentedStimuli(
+        augmented, stimuli[parents], predict_batched(image_encoder, augmented)
+    )
 
 # %% ../nbs/445_embeddings.ipynb #fd1bddbb
 @dataclass(frozen=True)
@@ -182,41 +182,18 @@ def fit_fmri_encoder(
     )
     return FMRIEncoderFit(encoder, history, model)
 
-# %% ../nbs/445_embeddings.ipynb #fe32ae10
-def rows_of_other_stimuli(stimuli: np.ndarray, excluded: np.ndarray) -> torch.Tensor:
-    """Indices of the rows whose stimulus (N,) is not among `excluded`."""
-    return torch.as_tensor(np.nonzero(~np.isin(stimuli, excluded))[0])
-
-# %% ../nbs/445_embeddings.ipynb #96a77432
-def _choose(candidates: torch.Tensor, n: int, generator: torch.Generator) -> torch.Tensor:
-    """`n` of the candidates (M,), with replacement."""
-    return candidates[torch.randint(len(candidates), (n,), generator=generator)]
-
-# %% ../nbs/445_embeddings.ipynb #95082589
-def choose_pairs(
-    stimuli: np.ndarray,  # (N,) of the rows of train
-    augmented_stimuli: np.ndarray,  # (M,) of the augmented images
-    n_measured: int,
-    n_simulated: int,
-    exclude_rows: Sequence[int],  # rows of train whose stimuli must not occur
-    generator: torch.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices of rows of train (n_measured,) and of augmented images (n_simulated,)."""
-    excluded = stimuli[np.asarray(exclude_rows, int)]
-    rows = rows_of_other_stimuli(stimuli, excluded)
-    images = rows_of_other_stimuli(augmented_stimuli, excluded)
-    if not len(rows):
-        raise ModelError("sample_batch: every stimulus is excluded, there is nothing left to draw")
-    return _choose(rows, n_measured, generator), _choose(images, n_simulated, generator)
-
 # %% ../nbs/445_embeddings.ipynb #dd5b2834
 class FitsEmbeddings(EncoderPair):
     """The steps of fitting, each from `config` and `seed`; see `EmbeddingPipeline`."""
 
-    def _fit_image_encoder(self, image_encoder: nn.Module | None, exclude: ExclusionList | None) -> None:
+    def _fit_image_encoder(
+        self, image_encoder: nn.Module | None, exclude: ExclusionList | None
+    ) -> None:
         """Train the image encoder, unless one is given, and augment the stimuli."""
         if image_encoder is None:
-            image_encoder, history = train_image_encoder(self.images_, self.config, self.seed, exclude)
+            image_encoder, history = train_image_encoder(
+                self.images_, self.config, self.seed, exclude
+            )
             self.histories_["image encoder"] = history
         self.image_encoder_ = image_encoder.eval()
         self._augmented = augment_stimuli(
@@ -232,7 +209,9 @@ class FitsEmbeddings(EncoderPair):
         self.histories_["fMRI encoder"] = fit.history
         self._simulator = VoxelSimulator(fit.encoding_model, self.augmented_images_)
 
-    def _cross_fit(self, train: BrainDataset, embeddings: torch.Tensor, folds: list[tuple]) -> None:
+    def _cross_fit(
+        self, train: BrainDataset, embeddings: torch.Tensor, folds: list[tuple]
+    ) -> None:
         """Embed each fold by an encoder that saw neither its rows nor their stimuli."""
         self.folds_ = []
         self.cross_fitted_ = np.empty((train.n, EMBEDDING_DIM), np.float32)
@@ -241,52 +220,9 @@ class FitsEmbeddings(EncoderPair):
             rows = train.rows(train_idx)
             fit = fit_fmri_encoder(rows, embeddings[train_idx], augmented, self.config, self.seed)
             self.folds_.append((fit.encoder, left_out_idx))
-            self.cross_fitted_[left_out_idx] = predict_batched(fit.encoder, train.fmri[left_out_idx]).numpy()
-
-# %% ../nbs/445_embeddings.ipynb #738912f7
-class SamplesEmbeddings:
-    """Batches of pairs (embedding, image) from a fitted pipeline."""
-
-    @torch.no_grad()
-    def sample_batch(
-        self,
-        n: int,
-        generator: torch.Generator,
-        measured_fraction: float = 0.2,
-        exclude_rows: Sequence[int] = (),
-        return_stimuli: bool = False,
-    ) -> tuple[torch.Tensor, ...]:
-        """A batch of pairs for a model that learns from embeddings to images.
-
-        Parameters
-        ----------
-        measured_fraction : of measured rows, by their cross-fitted embeddings; the rest is simulated
-        exclude_rows : rows of train whose stimuli must not occur, measured or simulated
-
-        Returns
-        -------
-        embeddings (n,512), images (n,28,28); with `return_stimuli` also the stimulus (n,) behind each pair,
-        as the first row of train that shows it
-        """
-        n_measured = round(measured_fraction * n)
-        row_idx, image_idx = choose_pairs(
-            self.stimuli_, self.augmented_stimuli_, n_measured, n - n_measured, exclude_rows, generator
-        )
-        return self._pairs(image_idx, row_idx, generator, return_stimuli)
-
-    def _pairs(
-        self, image_idx: torch.Tensor, row_idx: torch.Tensor, generator: torch.Generator, return_stimuli: bool
-    ) -> tuple[torch.Tensor, ...]:
-        """Pairs of augmented images (simulated rows), then of rows of train (measured)."""
-        rows = self._simulator(image_idx, self.config.noise_scale, generator)
-        measured = torch.as_tensor(self.cross_fitted_)[row_idx]
-        embeddings = torch.cat([self.encoder_.encode(rows), measured])
-        augmented = torch.as_tensor(self.augmented_images_)[image_idx]
-        images = torch.cat([augmented, _to_tensor(self.images_[row_idx.numpy()])])
-        if not return_stimuli:
-            return embeddings, images
-        stimuli = np.concatenate([self.augmented_stimuli_[image_idx], self.stimuli_[row_idx]])
-        return embeddings, images, torch.as_tensor(stimuli)
+            self.cross_fitted_[left_out_idx] = predict_batched(
+                fit.encoder, train.fmri[left_out_idx]
+            ).numpy()
 
 # %% ../nbs/445_embeddings.ipynb #adc97536
 class EmbeddingPipeline(SamplesEmbeddings, FitsEmbeddings):
@@ -309,7 +245,8 @@ class EmbeddingPipeline(SamplesEmbeddings, FitsEmbeddings):
     def fit(
         self,
         train: BrainDataset,  # needs images
-        image_encoder: nn.Module | None = None,  # (N,28,28) -> (N,512); None: train one on the stimuli
+        image_encoder: nn.Module
+        | None = None,  # (N,28,28) -> (N,512); None: train one on the stimuli
         exclude: ExclusionList | None = None,  # stimuli that must not occur among the augmented
     ) -> "EmbeddingPipeline":
         """Learn from `train`; a `DataError` without images or with fewer than four different stimuli."""
@@ -341,7 +278,9 @@ def fit_embedding_pipeline(
         raise ModelError(f"'{preset}' is not a preset of the embedding stage: choose {choices}")
     key = train.digest, preset, seed, exclude and exclude.digest
     if key not in _fitted:
-        _fitted[key] = EmbeddingPipeline(EMBEDDING_PRESETS[preset], seed).fit(train, exclude=exclude)
+        _fitted[key] = EmbeddingPipeline(EMBEDDING_PRESETS[preset], seed).fit(
+            train, exclude=exclude
+        )
     _fitted.move_to_end(key)
     while len(_fitted) > 2:
         _fitted.popitem(last=False)

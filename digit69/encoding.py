@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLOCK', 'VoxelScreening', 'screen_block', 'screen_voxels', 'best_voxels', 'check_voxels', 'standardize_voxels',
            'stimulus_ridge', 'EncodingModel', 'VoxelSimulator', 'simulate_rows', 'weight_images', 'encoding_figure',
-           'worst_voxels', 'noise_directions', 'noise_weights', 'NoisePool', 'row_correlations', 'realism_figure']
+           'row_correlations', 'realism_figure']
 
 # %% ../nbs/435_encoding.ipynb #96df30d3
 from dataclasses import dataclass
@@ -76,11 +76,15 @@ def check_voxels(fmri: np.ndarray, n_voxels: int, who: str) -> np.ndarray:
     """`fmri` as an array of rows of n_voxels voxels; anything else is a `ModelError`."""
     fmri = np.asarray(fmri)
     if fmri.ndim != 2 or fmri.shape[1] != n_voxels:
-        raise ModelError(f"{who} knows rows of {n_voxels} voxels, not an array of shape {fmri.shape}")
+        raise ModelError(
+            f"{who} knows rows of {n_voxels} voxels, not an array of shape {fmri.shape}"
+        )
     return fmri
 
 # %% ../nbs/435_encoding.ipynb #643310fe
-def standardize_voxels(fmri: np.ndarray, mean: np.ndarray, sd: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+def standardize_voxels(
+    fmri: np.ndarray, mean: np.ndarray, sd: np.ndarray, voxels: np.ndarray
+) -> np.ndarray:
     """Selected voxels in standard deviations from their mean over train.
 
     Parameters
@@ -108,7 +112,9 @@ def stimulus_ridge(
     stimuli : (N,) stimulus numbers
     """
     windows = receptive_field_windows(settings)
-    return ReceptiveFieldRidge(maps, windows[-1:] if full_field else windows, settings.alphas, stimuli)
+    return ReceptiveFieldRidge(
+        maps, windows[-1:] if full_field else windows, settings.alphas, stimuli
+    )
 
 # %% ../nbs/435_encoding.ipynb #a5a224f3
 class EncodingModel:
@@ -148,7 +154,8 @@ class EncodingModel:
     def standardize(self, fmri: np.ndarray) -> np.ndarray:
         """(N,V) raw -> (N,B) float32: the selected voxels, standardised by train."""
         fmri = check_voxels(fmri, len(self.r2_), "the encoding model")
-        return standardize_voxels(fmri, self.mean_, self.sd_, self.selected_voxels_).astype(np.float32)
+        rows = standardize_voxels(fmri, self.mean_, self.sd_, self.selected_voxels_)
+        return rows.astype(np.float32)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """(N,28,28) -> (N,B) float32: the expected row of standardised voxels for each image."""
@@ -168,7 +175,9 @@ class VoxelSimulator:
         self.sd = self.residuals.std(0, unbiased=False)
         self.independent_noise_fraction = model.settings.independent_noise_fraction
 
-    def __call__(self, index: torch.Tensor, noise: float, generator: torch.Generator) -> torch.Tensor:
+    def __call__(
+        self, index: torch.Tensor, noise: float, generator: torch.Generator
+    ) -> torch.Tensor:
         """Image numbers (n,) -> (n,B) standardised voxels with residual noise times `noise`."""
         n, n_residuals = len(index), len(self.residuals)
         private = torch.randn(n, len(self.sd), generator=generator) * self.sd
@@ -179,7 +188,9 @@ class VoxelSimulator:
         return self.expected[index] + noise * residual
 
 # %% ../nbs/435_encoding.ipynb #f9fffb19
-def simulate_rows(model: EncodingModel, images: np.ndarray, noise: float, seed: int) -> np.ndarray:
+def simulate_rows(
+    model: EncodingModel, images: np.ndarray, noise: float, seed: int
+) -> np.ndarray:
     """One simulated row for each image.
 
     Parameters
@@ -245,87 +256,6 @@ def encoding_figure(model: EncodingModel, n_voxels: int = 12) -> Figure:
         _draw_weights(right, images[best], r2[best])
     return fig
 
-# %% ../nbs/435_encoding.ipynb #faca085b
-def worst_voxels(r2: np.ndarray, fraction: float) -> np.ndarray:
-    """The fraction of the voxels (at least one) that the stimulus predicts worst; constant ones left out."""
-    varying = np.nonzero(r2 > -1)[0]
-    worst_first = varying[np.argsort(r2[varying], kind="stable")]
-    n = max(1, int(fraction * len(varying)))
-    return worst_first[:n]
-
-# %% ../nbs/435_encoding.ipynb #27f7baab
-def noise_directions(rows: np.ndarray, n_components: int) -> np.ndarray:
-    """Standardised rows (N,P) of the noise pool -> its first components (P,k), float32, k at most N-1."""
-    from sklearn.utils.extmath import randomized_svd
-
-    n_rows, n_voxels = rows.shape
-    k = min(n_components, n_voxels, n_rows - 1)
-    if k == 0:
-        return np.zeros((n_voxels, 0), np.float32)
-    _, _, components = randomized_svd(rows, k, random_state=0)
-    return components.T.astype(np.float32)
-
-# %% ../nbs/435_encoding.ipynb #c9cfea84
-def noise_weights(ridge: ReceptiveFieldRidge, scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """How strongly each noise component enters the left-out residuals of each voxel.
-
-    Parameters
-    ----------
-    scores : (N,k) noise components of the training rows
-    y : (N,B) standardised voxels
-
-    Returns
-    -------
-    (k,B) float32
-    """
-    solve = np.linalg.pinv(scores)
-    blocks = []
-    for start in range(0, y.shape[1], BLOCK):
-        fit = ridge.fit(y[:, start : start + BLOCK].astype(float))
-        blocks.append(solve @ fit.loo_residuals)
-    return np.hstack(blocks).astype(np.float32)
-
-# %% ../nbs/435_encoding.ipynb #b7f7c84a
-class NoisePool:
-    """Components of the voxels the stimulus predicts worst, regressed out of every voxel (GLMdenoise)."""
-
-    def __init__(
-        self,
-        model: EncodingModel,  # fitted on train; `select_only` is enough
-        train: BrainDataset,
-        n_components: int = 2,  # to take out
-        pool_fraction: float = 0.5,  # of the varying voxels, the worst predicted, that make the pool
-        voxels: np.ndarray | None = None,  # (B,) which voxels to clean; None: all
-    ):
-        self.mean = model.mean_
-        self.sd = model.sd_
-        self.voxels = np.arange(train.n_voxels) if voxels is None else np.asarray(voxels)
-        self.noise_pool_idx = worst_voxels(model.r2_, pool_fraction)
-        self.directions = noise_directions(self._standardize(train.fmri, self.noise_pool_idx), n_components)
-        y = self._standardize(train.fmri, self.voxels)
-        self.weights = noise_weights(model.ridge(full_field=True), self._scores(train.fmri), y)
-
-    def _standardize(self, fmri: np.ndarray, voxels: np.ndarray) -> np.ndarray:
-        return standardize_voxels(fmri, self.mean, self.sd, voxels)
-
-    def _scores(self, fmri: np.ndarray) -> np.ndarray:
-        return self._standardize(fmri, self.noise_pool_idx) @ self.directions
-
-    def transform(self, fmri: np.ndarray) -> np.ndarray:
-        """(N,V) raw -> (N,B) float32: standardised by train, without what the pool explains."""
-        fmri = check_voxels(fmri, len(self.mean), "the noise pool")
-        noise = self._scores(fmri) @ self.weights
-        return (self._standardize(fmri, self.voxels) - noise).astype(np.float32)
-
-    def fold_into_raw_space(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Weights (b,D) on the first b cleaned voxels -> the same on raw rows: weights (V,D), offset (D,)."""
-        b = len(weights)
-        raw = np.zeros((len(self.mean), weights.shape[1]))
-        raw[self.voxels[:b]] += weights
-        raw[self.noise_pool_idx] -= self.directions @ (self.weights[:, :b] @ weights)
-        raw /= self.sd[:, None]
-        return raw, -self.mean @ raw
-
 # %% ../nbs/435_encoding.ipynb #fe32752f
 def row_correlations(rows: np.ndarray) -> np.ndarray:
     """Pearson correlations over voxels of all pairs of rows (N,B), (N (N-1) / 2,)."""
@@ -357,9 +287,17 @@ def realism_figure(
         for level, color in zip(noise, PALETTE):
             style = {"label": f"noise {level:g}", "color": color, "lw": 1.2}
             _draw_distributions(axes, model.simulate(data.images, level, seed), style)
-        axes[0].set(title="standard deviation of a voxel", xlabel="1 = as in train", yticks=[], ylim=(0, 8))
+        axes[0].set(
+            title="standard deviation of a voxel",
+            xlabel="1 = as in train",
+            yticks=[],
+            ylim=(0, 8),
+        )
         axes[1].set(
-            title="correlation between two rows", xlabel="Pearson over voxels", yticks=[], xlim=(-1, 1)
+            title="correlation between two rows",
+            xlabel="Pearson over voxels",
+            yticks=[],
+            xlim=(-1, 1),
         )
         axes[1].legend(fontsize=7)
     return fig

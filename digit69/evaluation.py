@@ -138,7 +138,9 @@ def latency_ms(model: Reconstructor, fmri: np.ndarray, n_tries: int = 3) -> floa
     return 1000 * min(times) / len(fmri)
 
 # %% ../nbs/615_evaluation.ipynb #a7ee2a7b
-def extra_outputs(model: Reconstructor, fmri: np.ndarray, n_samples: int = 19, seed: int = 0) -> dict:
+def extra_outputs(
+    model: Reconstructor, fmri: np.ndarray, n_samples: int = 19, seed: int = 0
+) -> dict:
     """What a model gives beside its reconstruction, as arrays for its .npz file.
 
     `samples` (N,n_samples,28,28) of one that `SamplesImages`; `estimate_KIND` (N,28,28) of one that

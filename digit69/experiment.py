@@ -24,8 +24,8 @@ from .learning_curve import learning_curve
 from .manifest import build_manifest, init_run_dir
 from .model_card import model_card
 from .models.capabilities import HasLinearReadout
-from .models.registry import get_model_spec, make_model
 from .models.embedding_based import EmbeddingReconstructor
+from .models.registry import get_model_spec, make_model
 from .permutation import permutation_null
 from .plots import save_figure
 from .quality import Audit, audit
@@ -49,7 +49,9 @@ def write_audit(split: Split, out: Path, seed: int = 0) -> Audit:
 def write_training_figures(out: Path, models: list[str]) -> None:
     "Loss curves of all models that trained by steps, and their sample grids, into figures/."
     files = {name: out / "models" / name / "history.json" for name in models}
-    histories = {name: History(**read_json(file)) for name, file in files.items() if file.is_file()}
+    histories = {
+        name: History(**read_json(file)) for name, file in files.items() if file.is_file()
+    }
     if histories:
         save_figure(training_curves(histories), out / "figures" / "enhanced_training_curves.png")
     for grid in sorted(out.glob("models/*/training/*_samples_epoch_*.png")):
@@ -60,7 +62,9 @@ def write_training_figures(out: Path, models: list[str]) -> None:
 def embedding_presets(models: list[str], preset: str) -> list[str]:
     "The presets of the embedding pipelines that `models` learn from, each once."
     made = [make_model(name, preset) for name in models]
-    return sorted({model.embedding_preset for model in made if isinstance(model, EmbeddingReconstructor)})
+    return sorted(
+        {model.embedding_preset for model in made if isinstance(model, EmbeddingReconstructor)}
+    )
 
 # %% ../nbs/730_experiment.ipynb #938916b0
 def embeddings_name(split: Split) -> str:
@@ -68,12 +72,16 @@ def embeddings_name(split: Split) -> str:
     return "miyawaki4" if "miyawaki" in split.name else "digit69"
 
 # %% ../nbs/730_experiment.ipynb #62fec66e
-def write_embedding_files(split: Split, out: Path, models: list[str], preset: str, seed: int) -> None:
+def write_embedding_files(
+    split: Split, out: Path, models: list[str], preset: str, seed: int
+) -> None:
     "The embeddings that `models` learnt from, in the promised files, and the picture of their alignment."
     name = embeddings_name(split)
     for embedding_preset in embedding_presets(models, preset):
         converter = Digit69EmbeddingConverter()
-        data = converter.convert(split, out / "embeddings", preset=embedding_preset, seed=seed, name=name)
+        data = converter.convert(
+            split, out / "embeddings", preset=embedding_preset, seed=seed, name=name
+        )
         save_figure(converter.plot_alignment(data), out / "figures" / "embedding_alignment.png")
 
 # %% ../nbs/730_experiment.ipynb #ac453150
@@ -83,7 +91,9 @@ def readout_models(names: list[str]) -> list[str]:
     return [name for name in fast if issubclass(get_model_spec(name).estimator, HasLinearReadout)]
 
 # %% ../nbs/730_experiment.ipynb #4d203e9f
-def write_readout_figure(data: BrainDataset, names: list[str], out: Path, preset: str, seed: int) -> None:
+def write_readout_figure(
+    data: BrainDataset, names: list[str], out: Path, preset: str, seed: int
+) -> None:
     "figures/components.png: the leading components of every linear read-out."
     models = readout_models(names)
     if models:
@@ -144,7 +154,9 @@ def run_experiment(
         write_embedding_files(split, out, models, preset, seed)
         write_training_figures(out, models)
     settings = {"command": "run", "seed": seed, "preset": preset, "models": models}
-    return write_report(out, {**settings, "data": split.provenance, "seconds": seconds(), **facts})
+    return write_report(
+        out, {**settings, "data": split.provenance, "seconds": seconds(), **facts}
+    )
 
 # %% ../nbs/730_experiment.ipynb #fac5f5d1
 def check_once(models: list[str], once: tuple[str, ...]) -> None:
@@ -186,7 +198,13 @@ def run_crossval_experiment(
             learning_curve(data, names, out, **options, leave=once)
         run_diagnostics(data, out, **options)
         write_readout_figure(data, names, out, preset, seed)
-    settings = {"command": "crossval", "seed": seed, "preset": preset, "models": models, "once": list(once)}
+    settings = {
+        "command": "crossval",
+        "seed": seed,
+        "preset": preset,
+        "models": models,
+        "once": list(once),
+    }
     return write_report(out, {**settings, "seconds": seconds(), **facts})
 
 # %% ../nbs/730_experiment.ipynb #010f8f02

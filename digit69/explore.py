@@ -42,7 +42,9 @@ from .perturbation import tunable_params
 from .streaming import Prediction, predict_row
 
 # %% ../nbs/760_explore.ipynb #e976cd4d
-def watch_state(session: ExplorerSession, state: ExplorerState, parts: dict[str, widgets.HTML]) -> Prediction:
+def watch_state(
+    session: ExplorerSession, state: ExplorerState, parts: dict[str, widgets.HTML]
+) -> Prediction:
     """Show every stage of the chosen model's answer, collect them as a film, and return the full answer."""
     model = chosen_model(session, state)
     fmri = perturbed_row(session, state)
@@ -168,7 +170,9 @@ def random_value(control: widgets.Widget, random: np.random.Generator) -> object
     return type(control.value)(number)
 
 # %% ../nbs/760_explore.ipynb #3123193b
-def time_control(control: widgets.Widget, n_tries: int, random: np.random.Generator) -> list[float]:
+def time_control(
+    control: widgets.Widget, n_tries: int, random: np.random.Generator
+) -> list[float]:
     """Milliseconds of updates of the page when a control is moved to random values and at last back."""
     times, value = [], control.value
     for _ in range(n_tries):

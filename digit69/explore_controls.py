@@ -40,7 +40,9 @@ def int_slider(label: str, value: int, low: int, high: int, step: int = 1) -> wi
     return widgets.IntSlider(value=value, min=low, max=high, step=step, **add_label(label))
 
 # %% ../nbs/758_explore_controls.ipynb #50097dd1
-def float_slider(label: str, value: float, low: float, high: float, step: float) -> widgets.FloatSlider:
+def float_slider(
+    label: str, value: float, low: float, high: float, step: float
+) -> widgets.FloatSlider:
     """A slider over numbers."""
     return widgets.FloatSlider(value=value, min=low, max=high, step=step, **add_label(label))
 
@@ -80,7 +82,9 @@ def make_brain_controls(session: ExplorerSession) -> dict[str, widgets.Widget]:
         "row": choice_slider("row", rows, 0),
         "other_row": choice_slider("mix with", rows, first_other_class(session)),
         "mix": int_slider("share of it, %", 0, 0, 100),
-        "n_ablated": int_slider("silence best", 0, 0, max_ablated, step=max(1, max_ablated // 100)),
+        "n_ablated": int_slider(
+            "silence best", 0, 0, max_ablated, step=max(1, max_ablated // 100)
+        ),
         "noise": float_slider("noise, SDs", 0.0, 0.0, 3.0, step=0.1),
     }
     for name, control in controls.items():
@@ -91,7 +95,13 @@ def make_brain_controls(session: ExplorerSession) -> dict[str, widgets.Widget]:
 def make_known_settings() -> dict[str, widgets.Widget]:
     """Controls of the settings that models of this package have, in the order of the page."""
     temperature = widgets.FloatLogSlider(
-        value=1.0, min=-1, max=2, base=10, step=0.05, readout_format=".1f", **add_label("temperature")
+        value=1.0,
+        min=-1,
+        max=2,
+        base=10,
+        step=0.05,
+        readout_format=".1f",
+        **add_label("temperature"),
     )
     return {
         "temperature": temperature,
@@ -118,7 +128,9 @@ def make_number_slider(label: str, value: float) -> widgets.Widget:
     return float_slider(label, value, 0.0, high, step=high / 100)
 
 # %% ../nbs/758_explore_controls.ipynb #c32ee7d9
-def make_foreign_settings(models: dict[str, Reconstructor], known: dict) -> dict[str, widgets.Widget]:
+def make_foreign_settings(
+    models: dict[str, Reconstructor], known: dict
+) -> dict[str, widgets.Widget]:
     """Controls of numeric settings beyond the known ones."""
     controls = {}
     for model in models.values():
@@ -179,7 +191,9 @@ def remove_perturbation(controls: dict[str, widgets.Widget]) -> None:
 # %% ../nbs/758_explore_controls.ipynb #49f8b747
 def make_walk(mix: widgets.Widget) -> widgets.Play:
     """A button that moves the mixture to the other row."""
-    walk = widgets.Play(min=0, max=100, step=4, interval=160, description="walk", show_repeat=False)
+    walk = widgets.Play(
+        min=0, max=100, step=4, interval=160, description="walk", show_repeat=False
+    )
     widgets.jslink((walk, "value"), (mix, "value"))
     return walk
 
@@ -203,7 +217,9 @@ def wrapping_row(children: list[widgets.Widget]) -> widgets.Box:
 # %% ../nbs/758_explore_controls.ipynb #4e908a1f
 def column(children: list[widgets.Widget]) -> widgets.VBox:
     """Widgets below one another; columns share the width, and break below 22 rem each."""
-    layout = widgets.Layout(flex="1 1 22rem", min_width="0", max_width="100%", padding="0 1rem 0 0")
+    layout = widgets.Layout(
+        flex="1 1 22rem", min_width="0", max_width="100%", padding="0 1rem 0 0"
+    )
     return widgets.VBox(children, layout=layout)
 
 # %% ../nbs/758_explore_controls.ipynb #1a82c4a6

@@ -14,8 +14,8 @@ import html
 import numpy as np
 
 from .metrics import METRICS
-from .pixel_metrics import correlation_matrix
 from .perturbation import VoxelEvidence
+from .pixel_metrics import correlation_matrix
 from .plots import MAX_STD, PALETTE
 from .streaming import Prediction, png_bytes
 
@@ -169,7 +169,9 @@ def scores_html(current: dict, kept: dict) -> str:
         if metric.headline:
             now = write_score(current, metric.name, metric.decimals)
             before = write_score(kept, metric.name, metric.decimals)
-            lines.append(f"<tr><td>{html.escape(metric.title)}</td><td>{now}</td><td>{before}</td></tr>")
+            lines.append(
+                f"<tr><td>{html.escape(metric.title)}</td><td>{now}</td><td>{before}</td></tr>"
+            )
     return section_html("How close it is", f"<table>{''.join(lines)}</table>", strip=False)
 
 # %% ../nbs/755_explore_html.ipynb #3f1ae90d
@@ -183,9 +185,8 @@ def models_html(answers: list[tuple[str, np.ndarray, bool]]) -> str:
     figures = [image_html(image, name, faded=not current) for name, image, current in answers]
     note = "Each at its own settings."
     if not all(current for _, _, current in answers):
-        note += (
-            " Faded: the answer to the undisturbed row, of a model too slow to follow; choose it to ask it."
-        )
+        note += " Faded: the answer to the undisturbed row, of a model too slow to follow;"
+        note += " choose it to ask it."
     return section_html("Every model", "".join(figures), note=note)
 
 # %% ../nbs/755_explore_html.ipynb #f0fbfc6a
@@ -196,7 +197,9 @@ def nearest_html(image: np.ndarray, train_images: np.ndarray, n_shown: int = 6) 
     for row in np.argsort(-correlation, kind="stable")[:n_shown]:
         caption = f"row {row + 1}: {correlation[row]:.2f}"
         figures.append(image_html(train_images[row], caption, MEDIUM))
-    note = "Correlation with the answer. One that equals the answer would be a sign of memorisation."
+    note = (
+        "Correlation with the answer. One that equals the answer would be a sign of memorisation."
+    )
     return section_html("Nearest training images", "".join(figures), note=note)
 
 # %% ../nbs/755_explore_html.ipynb #683b315d

@@ -73,7 +73,9 @@ def scores_section(session: ExplorerSession, state: ExplorerState, prediction: P
     """Headline metrics of the answer beside those of the run."""
     if session.run.targets is None:
         return UNSCORED_HTML
-    return scores_html(current_scores(session, state, prediction.image), kept_scores(session, state))
+    return scores_html(
+        current_scores(session, state, prediction.image), kept_scores(session, state)
+    )
 
 # %% ../nbs/757_explore_sections.ipynb #af3ef8c6
 def models_section(session: ExplorerSession, state: ExplorerState) -> str:
@@ -89,7 +91,16 @@ def nearest_section(session: ExplorerSession, prediction: Prediction) -> str:
     return nearest_html(prediction.image, session.split.train.images)
 
 # %% ../nbs/757_explore_sections.ipynb #e2efaad3
-PARTS = ("notes", "now", "scores", "samples", "film", "models", "voxels", "nearest")  # names of the parts
+PARTS = (
+    "notes",
+    "now",
+    "scores",
+    "samples",
+    "film",
+    "models",
+    "voxels",
+    "nearest",
+)  # names of the parts
 
 # %% ../nbs/757_explore_sections.ipynb #9beb086c
 def page_sections(

@@ -48,7 +48,12 @@ def small_run(folder: str | Path, models: tuple = ("ridge", "posterior")) -> tup
     folder = init_run_dir(folder, **identity)
     run_models(split, list(models), folder, "smoke")
     set_threads(1)  # training may have taken more; single rows are answered quickest by one
-    manifest = {"schema_version": 1, "status": "done", "identity": identity, "data": split.provenance}
+    manifest = {
+        "schema_version": 1,
+        "status": "done",
+        "identity": identity,
+        "data": split.provenance,
+    }
     write_json(folder / "manifest.json", manifest)
     return split, folder
 
@@ -121,7 +126,9 @@ def load_session(
     voxel_stats, seconds = None, {}
     if split is not None:
         voxel_stats = VoxelStats.from_train(split.train)
-        seconds = {name: answer_seconds(model, split.test.fmri[0]) for name, model in models.items()}
+        seconds = {
+            name: answer_seconds(model, split.test.fmri[0]) for name, model in models.items()
+        }
     return ExplorerSession(
         run=run,
         split=split,
@@ -145,7 +152,9 @@ class ExplorerState:
     mix: int = 0  # share of the other row in %
     n_ablated: int = 0
     noise: float = 0.0  # in standard deviations of each voxel
-    settings: dict = field(default_factory=dict)  # {control: value} of the models, as in `tunable_params`
+    settings: dict = field(
+        default_factory=dict
+    )  # {control: value} of the models, as in `tunable_params`
 
     @property
     def is_perturbed(self) -> bool:
@@ -200,7 +209,9 @@ def expected_seconds(session: ExplorerSession, state: ExplorerState) -> float:
     return seconds * state.settings["steps"] / getattr(session.models[state.model], attribute)
 
 # %% ../nbs/756_explore_session.ipynb #cda0b4a8
-def predict_by_sampling(model: Reconstructor, fmri: np.ndarray, seconds: float, seed: int) -> Prediction:
+def predict_by_sampling(
+    model: Reconstructor, fmri: np.ndarray, seconds: float, seed: int
+) -> Prediction:
     """Mean and spread of as many samples as fit into `SLOW_SECONDS`, if one takes `seconds`."""
     affordable = int(SLOW_SECONDS / seconds)
     n_samples = max(2, min(MAX_SAMPLES, affordable))
@@ -208,7 +219,9 @@ def predict_by_sampling(model: Reconstructor, fmri: np.ndarray, seconds: float, 
     return Prediction(samples.mean(0), samples.std(0), samples)
 
 # %% ../nbs/756_explore_session.ipynb #601b9bf3
-Show = Callable[[Prediction, str], None]  # shows a prediction that is not complete, with a caption
+Show = Callable[
+    [Prediction, str], None
+]  # shows a prediction that is not complete, with a caption
 
 # %% ../nbs/756_explore_session.ipynb #aed9c230
 def predict_step_by_step(model: Reconstructor, fmri: np.ndarray, show: Show) -> Prediction:
@@ -224,7 +237,11 @@ def predict_step_by_step(model: Reconstructor, fmri: np.ndarray, show: Show) -> 
 
 # %% ../nbs/756_explore_session.ipynb #7b6f3b0b
 def show_first_look(
-    session: ExplorerSession, state: ExplorerState, model: Reconstructor, fmri: np.ndarray, show: Show
+    session: ExplorerSession,
+    state: ExplorerState,
+    model: Reconstructor,
+    fmri: np.ndarray,
+    show: Show,
 ) -> None:
     """Before a slow estimate of a model that has several, show the quickest."""
     kinds = session.estimate_kinds[state.model]
@@ -252,7 +269,9 @@ def predict_state(session: ExplorerSession, state: ExplorerState, show: Show) ->
     return predict_row(model, fmri, seed=state.seed)
 
 # %% ../nbs/756_explore_session.ipynb #e84b9a13
-def current_scores(session: ExplorerSession, state: ExplorerState, image: np.ndarray) -> dict[str, float]:
+def current_scores(
+    session: ExplorerSession, state: ExplorerState, image: np.ndarray
+) -> dict[str, float]:
     """Every metric {name: value} of an answer (28,28) to the row of a state; empty without targets."""
     run = session.run
     if run.targets is None:

@@ -103,7 +103,9 @@ def read_json(path: str | Path) -> dict | list:
         raise DataError(f"{path} does not exist") from None
     except (ValueError, OSError) as error:
         reason = error.__class__.__name__
-        raise DataError(f"{path} is not readable JSON ({reason}): delete it and run again") from error
+        raise DataError(
+            f"{path} is not readable JSON ({reason}): delete it and run again"
+        ) from error
 
 # %% ../nbs/010_files.ipynb #e31f455b
 def write_npz(path: str | Path, **arrays: np.ndarray) -> Path:

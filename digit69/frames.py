@@ -28,7 +28,9 @@ from .streaming import png_palette
 def stream_steps(
     model: Reconstructor,
     fmri: np.ndarray,  # (V,) one row
-    show: Callable[[str, np.ndarray], None],  # called with a caption and an image (28,28) in [0,1]
+    show: Callable[
+        [str, np.ndarray], None
+    ],  # called with a caption and an image (28,28) in [0,1]
 ) -> int:  # how often `show` was called; 0: this model answers at once
     """Show a digit as it forms."""
     if not isinstance(model, FormsGradually):
@@ -53,7 +55,9 @@ class Frame:
     uncertainty: np.ndarray | None = None  # (N,28,28) standard deviation of every pixel
 
 # %% ../nbs/750_frames.ipynb #d4725424
-def stage_uncertainties(model: Reconstructor, fmri: np.ndarray, n_stages: int) -> list[np.ndarray | None]:
+def stage_uncertainties(
+    model: Reconstructor, fmri: np.ndarray, n_stages: int
+) -> list[np.ndarray | None]:
     """Uncertainty (N,28,28) of rows (N,V) at each stage of an annealed posterior; None for other models."""
     if not isinstance(model, CandidatePosterior):
         return [None] * n_stages
@@ -142,9 +146,12 @@ def save_animation(
     figures = [draw_frame(frame, model.name, shown) for frame in frames]
     palette = digit_palette()
     pictures = [
-        picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in render_alike(figures, dpi)
+        picture.quantize(palette=palette, dither=Image.Dither.NONE)
+        for picture in render_alike(figures, dpi)
     ]
     durations = [ms] * (len(pictures) - 1) + [LAST_FRAME_MS]
     with atomic_write(path) as tmp:
-        pictures[0].save(tmp, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+        pictures[0].save(
+            tmp, save_all=True, append_images=pictures[1:], duration=durations, loop=0
+        )
     return Path(path)

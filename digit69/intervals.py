@@ -26,7 +26,9 @@ class Summary:
         return asdict(self)
 
 # %% ../nbs/200_intervals.ipynb #8f414bd3
-def resample_means(values: np.ndarray, groups: np.ndarray, seed: int, n_resamples: int) -> np.ndarray:
+def resample_means(
+    values: np.ndarray, groups: np.ndarray, seed: int, n_resamples: int
+) -> np.ndarray:
     """Means (n_resamples,) of values (N,) when whole groups (N,) are drawn with replacement."""
     _, group_index = np.unique(groups, return_inverse=True)
     sums = np.bincount(group_index, values)

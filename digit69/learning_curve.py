@@ -88,7 +88,9 @@ class PowerLaw:
         return self.a - self.b * n**-self.c
 
 # %% ../nbs/650_learning_curve.ipynb #7b05cde3
-def fit_lines(x: np.ndarray, y: np.ndarray, top: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def fit_lines(
+    x: np.ndarray, y: np.ndarray, top: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Least squares y = a + b x for curves (B,S), with b >= 0 and a <= top: a, b and squared error (B,)."""
     centered = x - x.mean()
     b = np.maximum((y @ centered) / (centered @ centered), 0)
@@ -122,7 +124,9 @@ def best_score(metric: str, values: np.ndarray) -> float:
     return 0.0 if values.min() >= 0 else -np.inf
 
 # %% ../nbs/650_learning_curve.ipynb #ec22fde7
-def resample_curves(values: np.ndarray, groups: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
+def resample_curves(
+    values: np.ndarray, groups: np.ndarray, n_resamples: int, seed: int
+) -> np.ndarray:
     """Mean curves (1+B,S) of values (S,N): as measured, then with whole groups (N,) drawn anew B times."""
     _, group_index = np.unique(groups, return_inverse=True)
     counts = np.bincount(group_index)
@@ -235,8 +239,14 @@ def learning_curve(
     for name, by_file in tasks.items():
         curves[name] = curves_of_model([results[file] for file in by_file], data, seed)
         notes[name] = {"settings": fast_params(name), "fits": len(TRAIN_FRACTIONS) * len(by_file)}
-    head = {"schema_version": 1, "seed": seed, "protocol": f"{n_splits} folds of {config.protocol}"}
-    return read_json(write_json(out / "learning_curve.json", {**head, "how": notes, "models": curves}))
+    head = {
+        "schema_version": 1,
+        "seed": seed,
+        "protocol": f"{n_splits} folds of {config.protocol}",
+    }
+    return read_json(
+        write_json(out / "learning_curve.json", {**head, "how": notes, "models": curves})
+    )
 
 # %% ../nbs/650_learning_curve.ipynb #21073a05
 def _error_bars(intervals: list[dict]) -> np.ndarray:

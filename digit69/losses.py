@@ -66,7 +66,9 @@ def ssim_torch(a: torch.Tensor, b: torch.Tensor, window: int = 7) -> torch.Tenso
     return (similarity / scale).mean((1, 2))
 
 # %% ../nbs/230_losses.ipynb #30cd0954
-def image_loss(recon: torch.Tensor, target: torch.Tensor, ssim_weight: float = 0.1) -> torch.Tensor:
+def image_loss(
+    recon: torch.Tensor, target: torch.Tensor, ssim_weight: float = 0.1
+) -> torch.Tensor:
     """Mean squared error plus a share of 1 - SSIM.
 
     Parameters

@@ -102,7 +102,9 @@ def check_same_run(out: Path, identity: dict) -> None:
     earlier = read_json(out / "manifest.json").get("identity", {})
     different = [key for key in identity if earlier.get(key) != identity[key]]
     if different:
-        raise OutputError(f"{out} holds another run (different {', '.join(different)}): choose another --out")
+        raise OutputError(
+            f"{out} holds another run (different {', '.join(different)}): choose another --out"
+        )
 
 # %% ../nbs/020_manifest.ipynb #e24bb1e6
 def init_run_dir(out: str | Path, **identity: object) -> Path:
@@ -122,5 +124,7 @@ def init_run_dir(out: str | Path, **identity: object) -> Path:
     identity = json.loads(json.dumps(to_json_types(identity, digits=None)))
     check_same_run(out, identity)
     writable_dir(out)
-    write_json(out / "manifest.json", {"schema_version": 1, "status": "running", "identity": identity})
+    write_json(
+        out / "manifest.json", {"schema_version": 1, "status": "running", "identity": identity}
+    )
     return out

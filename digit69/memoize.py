@@ -16,7 +16,9 @@ import numpy as np
 MAX_RESULTS = 6  # results kept per function
 
 # %% ../nbs/305_memoize.ipynb #ddd1a094
-MAX_RESULT_BYTES = 2**24  # larger results are not kept: computing them again is cheaper than the memory
+MAX_RESULT_BYTES = (
+    2**24
+)  # larger results are not kept: computing them again is cheaper than the memory
 
 # %% ../nbs/305_memoize.ipynb #f15e6a66
 def _keep(results: dict, key: str, arrays: tuple[np.ndarray, ...]) -> None:
@@ -29,7 +31,9 @@ def _keep(results: dict, key: str, arrays: tuple[np.ndarray, ...]) -> None:
         del results[oldest]
 
 # %% ../nbs/305_memoize.ipynb #caa2834d
-def memoize_arrays(function: Callable[..., tuple[np.ndarray, ...]]) -> Callable[..., tuple[np.ndarray, ...]]:
+def memoize_arrays(
+    function: Callable[..., tuple[np.ndarray, ...]],
+) -> Callable[..., tuple[np.ndarray, ...]]:
     """Keep the last few results of a function of arrays and plain values that returns a tuple of arrays.
 
     Callers get copies, so that changing what one caller got changes nothing for the next. As with

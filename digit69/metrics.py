@@ -98,7 +98,9 @@ def top1(
     return (correlations.argmax(1) == shown).astype(float)
 
 # %% ../nbs/210_metrics.ipynb #3df76d5a
-def binarize(recon: np.ndarray, target: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def binarize(
+    recon: np.ndarray, target: np.ndarray, threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Which pixels of either image are on, (N,28,28) boolean."""
     recon, target = check_pair(recon, target)
     return recon > threshold, target > threshold
@@ -155,7 +157,9 @@ def edge_agreement(
     return np.where(both_or_none, f1, 0.0)
 
 # %% ../nbs/210_metrics.ipynb #ba8a0a65
-def binary_metrics(recon: np.ndarray, target: np.ndarray, threshold: float = 0.5) -> dict[str, np.ndarray]:
+def binary_metrics(
+    recon: np.ndarray, target: np.ndarray, threshold: float = 0.5
+) -> dict[str, np.ndarray]:
     """Every binary metric of every image: name -> (N,)."""
     functions = (pixel_accuracy, dice, iou, edge_agreement)
     return {function.__name__: function(recon, target, threshold) for function in functions}
@@ -194,7 +198,9 @@ class Metric:
 
     name: str  # as in metrics.json
     label: str  # as in tables and figures
-    function: Callable  # (recon, target) -> (N,); with `ranks` (recon, stimuli, shown, labels) -> (N,)
+    function: (
+        Callable  # (recon, target) -> (N,); with `ranks` (recon, stimuli, shown, labels) -> (N,)
+    )
     higher_is_better: bool
     decimals: int = 3
     ranks: bool = False  # asks which of several stimuli a reconstruction belongs to

@@ -76,7 +76,10 @@ def card_table(run: Run) -> list[str]:
     header = ["model", *(metric.title for metric in metrics), "parameters"]
     lines = [markdown_row(header), "|" + "---|" * len(header)]
     for name, entry in models.items():
-        scores = [text.replace(NO_BREAK_SPACE, " ") or "-" for text in metric_cells(entry, metrics).values()]
+        scores = [
+            text.replace(NO_BREAK_SPACE, " ") or "-"
+            for text in metric_cells(entry, metrics).values()
+        ]
         size = format_cost(entry["n_parameters"], ",.0f") or "-"
         lines.append(markdown_row([name, *scores, size]))
     return lines
@@ -96,9 +99,13 @@ LIMITS = (
 def card_opening(run: Run) -> list[str]:
     "Title, protocol and conventions of a model card."
     data = run.metrics["data"]
-    rows = f"{data['n_train']} training rows, {data['n_test']} test rows, {data['n_voxels']} voxels"
+    rows = (
+        f"{data['n_train']} training rows, {data['n_test']} test rows, {data['n_voxels']} voxels"
+    )
     intervals = "Values are means over test images with 95 % bootstrap intervals over stimuli."
-    images = "Targets are stimuli in [0,1], 28x28; SSIM is scikit-image's default with data range 1."
+    images = (
+        "Targets are stimuli in [0,1], 28x28; SSIM is scikit-image's default with data range 1."
+    )
     return [
         f"# digit reconstruction from fMRI: {data['name']}",
         "",

@@ -8,9 +8,12 @@ __all__ = ['run_isolated', 'connect_to_dask', 'run_parallel']
 # %% ../nbs/600_parallel.ipynb #daf1ec76
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .core import ModelError, log, set_threads
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 # %% ../nbs/600_parallel.ipynb #821954a6
 _task_lock = threading.RLock()  # of this process
@@ -72,7 +75,7 @@ def _check_workers(client, scheduler: str, patience: int, import_patience: int) 
         )
 
 # %% ../nbs/600_parallel.ipynb #86a607da
-def connect_to_dask(scheduler: str, patience: int = 30, import_patience: int = 180):
+def connect_to_dask(scheduler: str, patience: int = 30, import_patience: int = 180) -> "Client":
     """A client of a Dask scheduler that has workers able to run this package.
 
     Parameters

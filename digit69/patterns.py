@@ -80,9 +80,14 @@ def detect_block_patterns(
             return None
     return blocks
 
-# %% ../nbs/300_patterns.ipynb #9d56fd66
+# %% ../nbs/300_patterns.ipynb #6a288a4e
 def cell_of_each_block(random: np.random.Generator, n: int, size: int) -> np.ndarray:
-    "Which of three cells (1, 2, 3) each block of an axis lies in, (n, size); 0 and 4 lie outside."
+    """Divide an axis of `size` blocks into up to three cells of random width, n times.
+
+    Returns
+    -------
+    (n, size) the cell, 1 to 3, that each block lies in; 0 and 4 lie outside
+    """
     widths = random.integers(0, size // 3 + 1, (n, 3))
     jitter = random.integers(0, 2, (n, 1))
     start = (size - widths.sum(1, keepdims=True) + jitter) // 2
@@ -122,7 +127,9 @@ def shuffled_parents(n_images: int, n: int, seed: int) -> np.ndarray:
     return order[np.arange(n) % n_images]
 
 # %% ../nbs/300_patterns.ipynb #ea0523c8
-def _resampled_rows(random: np.random.Generator, n: int, size: int, strength: float) -> np.ndarray:
+def _resampled_rows(
+    random: np.random.Generator, n: int, size: int, strength: float
+) -> np.ndarray:
     "For n patterns the row that each row shows, (n, size); 0 and size + 1 are the empty border."
     stretch_all = 0.5 * random.standard_normal((n, 1))
     stretch_each = 0.4 * random.standard_normal((n, size))
@@ -149,7 +156,9 @@ def turn_or_mirror(patterns: np.ndarray, symmetry: int) -> np.ndarray:
     return turned[:, :, ::-1] if symmetry > 2 else turned
 
 # %% ../nbs/300_patterns.ipynb #02564b04
-def _turn_some(patterns: np.ndarray, draw: np.ndarray, symmetry: np.ndarray, strength: float) -> None:
+def _turn_some(
+    patterns: np.ndarray, draw: np.ndarray, symmetry: np.ndarray, strength: float
+) -> None:
     "Turn or mirror, in place, a fifth (times strength) of the patterns (n, b, b)."
     for k in range(7):
         turned = (draw < 0.2 * strength) & (symmetry == k)

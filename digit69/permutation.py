@@ -139,9 +139,14 @@ def permutation_null(
     config = CheckConfig(default_protocol(data), n_splits, preset, seed)
     facts, tasks = {}, {}
     for name in models:
-        if name not in ("mean", *leave):  # the mean ignores the voxels: every permutation is the truth
+        if name not in (
+            "mean",
+            *leave,
+        ):  # the mean ignores the voxels: every permutation is the truth
             folder = out / "null" / name
-            facts[name], tasks[name] = null_of_model(name, data, config, folder, n_permutations, batch)
+            facts[name], tasks[name] = null_of_model(
+                name, data, config, folder, n_permutations, batch
+            )
     all_tasks = {file: task for by_file in tasks.values() for file, task in by_file.items()}
     results = run_tasks(all_tasks, "permutations", n_jobs, scheduler)
     for name, by_file in tasks.items():
@@ -207,7 +212,9 @@ def label_permutation_tests(run: Run, seed: int = 0) -> dict[str, dict]:
     for name, recon in run.reconstructions.items():
         for question, group in groups.items():
             if group is not None:
-                tests[name][question] = label_permutation_test(recon, run.targets, group, seed=seed)
+                tests[name][question] = label_permutation_test(
+                    recon, run.targets, group, seed=seed
+                )
     return tests
 
 # %% ../nbs/645_permutation.ipynb #60fb56ba
@@ -229,7 +236,9 @@ def headline_metrics() -> list[str]:
 def null_figure(null: dict, metrics: list[str] | None = None) -> Figure:
     """Histograms of the null of each model (`null` as in null.json), the observed scores as lines."""
     metrics = metrics or headline_metrics()
-    models = {name: result["scores"] for name, result in null["models"].items() if result["scores"]}
+    models = {
+        name: result["scores"] for name, result in null["models"].items() if result["scores"]
+    }
     with house_style():
         fig = Figure(figsize=(2.6 * len(metrics), 1.35 * len(models) + 0.6), layout="constrained")
         axes = fig.subplots(len(models), len(metrics), squeeze=False)

@@ -51,7 +51,9 @@ def load_or_none(spec: str) -> Split | None:
 # %% ../nbs/745_perturbation.ipynb #b327d002
 def find_run_data(
     run: Run,
-    data: str | Path | None = None,  # SPEC of the data; None: look where the run's manifest points
+    data: str
+    | Path
+    | None = None,  # SPEC of the data; None: look where the run's manifest points
 ) -> Split | None:  # None: not found, or not the data of this run
     """The data that a run was made from, recognised by checksum.
 
@@ -65,7 +67,9 @@ def find_run_data(
         differs = f"{data} is not the data that {run.folder} was made from (its checksum differs)"
         raise DataError(f"{differs}: name that file with --data")
     candidates = (load_or_none(spec) for spec in candidate_specs(run))
-    return next((split for split in candidates if split is not None and split.digest == digest), None)
+    return next(
+        (split for split in candidates if split is not None and split.digest == digest), None
+    )
 
 # %% ../nbs/745_perturbation.ipynb #ec57a687
 @dataclass(frozen=True, eq=False)

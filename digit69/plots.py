@@ -168,7 +168,9 @@ def digit_rows(
     columns = list(range(min(n, 10))) if columns is None else list(columns)
     gap = max(1, width // 28)
     with house_style():
-        fig = Figure(figsize=(size * len(columns) + 1.3, size * len(rows) + 0.25), layout="constrained")
+        fig = Figure(
+            figsize=(size * len(columns) + 1.3, size * len(rows) + 0.25), layout="constrained"
+        )
         fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, hspace=0.02)
         axes = fig.subplots(len(rows), 1, squeeze=False)[:, 0]
         for ax, (title, images) in zip(axes, rows.items()):
@@ -215,7 +217,12 @@ def interval_bars(
             _draw_interval(ax, y, interval, decimals)
         if reference is not None:
             ax.axvline(reference, color="grey", ls="--", lw=1)
-        ax.set(yticks=range(len(table)), yticklabels=list(table), ylim=(len(table) - 0.5, -0.7), title=title)
+        ax.set(
+            yticks=range(len(table)),
+            yticklabels=list(table),
+            ylim=(len(table) - 0.5, -0.7),
+            title=title,
+        )
         ax.grid(axis="x", alpha=0.25)
     return ax.figure
 

@@ -87,7 +87,9 @@ def _read_plain_npz(path: str | Path) -> dict[str, np.ndarray]:
 def _image_label_pairs(arrays: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
     "Images and digits of Keras' layout (x_train, y_train, x_test, y_test), or of one array per digit."
     if "x_train" in arrays:
-        parts = [part for part in ("train", "test") if f"x_{part}" in arrays and f"y_{part}" in arrays]
+        parts = [
+            part for part in ("train", "test") if f"x_{part}" in arrays and f"y_{part}" in arrays
+        ]
         return [(arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in parts]
     pairs = []
     for digit, word in enumerate(DIGIT_WORDS):
@@ -98,7 +100,11 @@ def _image_label_pairs(arrays: dict[str, np.ndarray]) -> list[tuple[np.ndarray, 
 # %% ../nbs/320_prior.ipynb #87d1145f
 def _are_digit_images(images: np.ndarray, labels: np.ndarray) -> bool:
     "Whether images are (N,28,28) and every one has a label."
-    return images.ndim == 3 and images.shape[1:] == (IMAGE_SIZE, IMAGE_SIZE) and len(images) == len(labels)
+    return (
+        images.ndim == 3
+        and images.shape[1:] == (IMAGE_SIZE, IMAGE_SIZE)
+        and len(images) == len(labels)
+    )
 
 # %% ../nbs/320_prior.ipynb #88b3443e
 def load_digits_file(
@@ -141,11 +147,15 @@ def shifted_copies(images: np.ndarray, max_shift: int) -> np.ndarray:
     "Images (N,28,28) at all shifts of up to `max_shift` pixels in x and y, (N * n_shifts, 28, 28)."
     margin = (max_shift, max_shift)
     padded = np.pad(images, ((0, 0), margin, margin))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (IMAGE_SIZE, IMAGE_SIZE), axis=(1, 2))
+    windows = np.lib.stride_tricks.sliding_window_view(
+        padded, (IMAGE_SIZE, IMAGE_SIZE), axis=(1, 2)
+    )
     return windows.reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
 
 # %% ../nbs/320_prior.ipynb #108bf6cf
-def max_shifted_correlation(candidates: np.ndarray, references: np.ndarray, max_shift: int = 2) -> np.ndarray:
+def max_shifted_correlation(
+    candidates: np.ndarray, references: np.ndarray, max_shift: int = 2
+) -> np.ndarray:
     """Measure how much each candidate looks like the reference that it is most like.
 
     Parameters
@@ -175,7 +185,9 @@ class DedupResult:
     n_near: int  # near copies taken out
 
 # %% ../nbs/320_prior.ipynb #addc406a
-def deduplicate(candidates: np.ndarray, references: np.ndarray, threshold: float = 0.92) -> DedupResult:
+def deduplicate(
+    candidates: np.ndarray, references: np.ndarray, threshold: float = 0.92
+) -> DedupResult:
     """Take exact and near copies of `references` out of `candidates`.
 
     Parameters

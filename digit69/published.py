@@ -20,7 +20,9 @@ class PublishedResult:
     "Scores of one system on the published split, as they were printed or measured."
 
     system: str
-    scores: dict[str, float | tuple[float, float]]  # metric -> value; (lo, hi): two papers, two values
+    scores: dict[
+        str, float | tuple[float, float]
+    ]  # metric -> value; (lo, hi): two papers, two values
     kind: str  # measured (by this project), paper, posted (on a web page)
     source: str
     caveat: str
@@ -176,7 +178,10 @@ def format_published(value: float | tuple | None) -> str:
 # %% ../nbs/710_published.ipynb #e911d7bd
 def _published_row(result: PublishedResult) -> dict[str, str]:
     "A published result as a row of the table."
-    scores = {METRICS[name].label: format_published(result.scores.get(name)) for name in published_metrics()}
+    scores = {
+        METRICS[name].label: format_published(result.scores.get(name))
+        for name in published_metrics()
+    }
     origin = {"kind": result.kind, "source": result.source, "caveat": result.caveat}
     return {"system": result.system, **scores, "protocol": "published split", **origin}
 
@@ -184,13 +189,16 @@ def _published_row(result: PublishedResult) -> dict[str, str]:
 def _own_row(name: str, entry: dict, protocol: str) -> dict[str, str]:
     "A model of a run as a row of the table."
     metrics = [METRICS[metric] for metric in published_metrics()]
-    scores = {metric.label: format_interval(entry[metric.name], metric.decimals) for metric in metrics}
+    scores = {
+        metric.label: format_interval(entry[metric.name], metric.decimals) for metric in metrics
+    }
     origin = {"kind": "this report", "source": "", "caveat": ""}
     return {"system": name, **scores, "protocol": protocol, **origin}
 
 # %% ../nbs/710_published.ipynb #f162b6ed
 def published_table(
-    models: dict | None = None,  # name -> (entry of metrics.json, its protocol): rows to stand on top
+    models: dict
+    | None = None,  # name -> (entry of metrics.json, its protocol): rows to stand on top
 ) -> pd.DataFrame:
     "All published results, under models of a run."
     own = [_own_row(name, entry, protocol) for name, (entry, protocol) in (models or {}).items()]

@@ -78,7 +78,13 @@ def _draw_balance(ax: Axes, split: Split) -> None:
     kinds = np.unique(np.concatenate(list(known.values())))
     for i, (part, values) in enumerate(known.items()):
         counts = [(values == k).sum() for k in kinds]
-        ax.bar(np.arange(len(kinds)) + 0.38 * (i - 0.5), counts, 0.36, color=PART_COLORS[part], label=part)
+        ax.bar(
+            np.arange(len(kinds)) + 0.38 * (i - 0.5),
+            counts,
+            0.36,
+            color=PART_COLORS[part],
+            label=part,
+        )
     ax.set(title=f"Rows per {kind}", ylabel="rows")
     if len(kinds) <= 15:
         ax.set_xticks(range(len(kinds)), kinds)
@@ -117,7 +123,15 @@ def _draw_outliers(ax: Axes, stats: SplitStatistics) -> None:
     """The distance of each row from the mean of train, and the outlier threshold."""
     train, test = row_distances(stats)
     threshold = outlier_threshold(train, stats.thresholds)
-    ax.plot(np.arange(len(train)), train, "o", ms=3, alpha=0.7, color=PART_COLORS["train"], label="train")
+    ax.plot(
+        np.arange(len(train)),
+        train,
+        "o",
+        ms=3,
+        alpha=0.7,
+        color=PART_COLORS["train"],
+        label="train",
+    )
     position = len(train) + np.arange(len(test))
     ax.plot(position, test, "s", ms=3, alpha=0.8, color=PART_COLORS["test"], label="test")
     ax.axhline(threshold, color="grey", ls="--", lw=1)
@@ -198,7 +212,9 @@ def _draw_tuning(ax: Axes, stats: SplitStatistics, audit: Audit) -> None:
     n_voxels = len(tuning.correlation)
     ax.hist(tuning.correlation, 50, color=PALETTE[2], alpha=0.6)
     ax.axvline(tuning.threshold, color=PALETTE[7], ls="--", lw=1)
-    text = f"{values['above']} of {n_voxels} voxels\nabove {tuning.threshold:.2f}\n(5 % family-wise)"
+    text = (
+        f"{values['above']} of {n_voxels} voxels\nabove {tuning.threshold:.2f}\n(5 % family-wise)"
+    )
     ax.text(0.98, 0.95, text, transform=ax.transAxes, ha="right", va="top", fontsize=8)
     ax.set(xlabel="largest |r| with an image component", ylabel="voxels")
 
@@ -213,7 +229,11 @@ def _draw_nearest(ax: Axes, stats: SplitStatistics) -> None:
     _, correlation = nearest_stimuli(test.images, train.images)
     ax.plot(np.sort(correlation)[::-1], "s", ms=4, color=PART_COLORS["test"])
     lines = {"copy": stats.thresholds.copied_image, "look": stats.thresholds.similar_image}
-    beside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
+    beside = {
+        "xycoords": ("axes fraction", "data"),
+        "textcoords": "offset points",
+        "va": "center",
+    }
     for text, line in lines.items():
         ax.axhline(line, color="grey", ls="--", lw=1)
         ax.annotate(text, (1, line), xytext=(2, 0), fontsize=7, color="grey", **beside)

@@ -74,7 +74,9 @@ class StimulusCopies:
     correlation: np.ndarray  # (M,) pixel correlation with it
 
 # %% ../nbs/415_quality_leakage.ipynb #1fdad458
-def find_stimulus_copies(split: Split, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> StimulusCopies:
+def find_stimulus_copies(
+    split: Split, thresholds: Thresholds = DEFAULT_THRESHOLDS
+) -> StimulusCopies:
     """Compare each test stimulus with those of train."""
     exact = shared_stimuli(split)
     nearest, correlation = nearest_stimuli(split.test.images, split.train.images)
@@ -127,7 +129,9 @@ def _copied_stimuli(stats: SplitStatistics, copies: StimulusCopies, values: dict
     rows = values["rows"]
     split = stats.split
     scores = copy_scores(split.train.images[copies.nearest[rows]], split.test.images[rows])
-    which = describe_copies(values["exact"], values["near"], split.test.n, stats.thresholds.copied_image)
+    which = describe_copies(
+        values["exact"], values["near"], split.test.n, stats.thresholds.copied_image
+    )
     text = (
         f"{which}: copying the nearest training image scores {describe_scores(scores)} on them. "
         f"Train has {values['different_in_train']} different stimuli; "
@@ -170,7 +174,9 @@ def nearest_neighbor_baseline(stats: SplitStatistics) -> Finding:
     """What copying training images scores: chosen by an oracle that knows the answer, and by voxels."""
     train, test = stats.split.train, stats.split.test
     if test.images is None:
-        return Finding("copy attack", "note", "The test has no images: the attack cannot be scored.", {})
+        return Finding(
+            "copy attack", "note", "The test has no images: the attack cannot be scored.", {}
+        )
     best_match, _ = nearest_stimuli(test.images, train.images)
     oracle = copy_scores(train.images[best_match], test.images)
     by_voxels = copy_scores(train.images[nearest_rows(stats)], test.images)
@@ -192,7 +198,9 @@ def nearest_other(x: np.ndarray) -> np.ndarray:
     return distance.min(1)
 
 # %% ../nbs/415_quality_leakage.ipynb #82865a49
-def relative_distance(stats: SplitStatistics, different: np.ndarray) -> tuple[np.ndarray, float] | None:
+def relative_distance(
+    stats: SplitStatistics, different: np.ndarray
+) -> tuple[np.ndarray, float] | None:
     """Distance of each test row to train, and the usual distance between neighbours in train.
 
     Parameters
@@ -206,7 +214,9 @@ def relative_distance(stats: SplitStatistics, different: np.ndarray) -> tuple[np
     from sklearn.metrics import pairwise_distances_argmin_min
 
     split, thresholds = stats.split, stats.thresholds
-    voxels = rng(stats.seed, "row voxels").permutation(split.train.n_voxels)[: thresholds.max_voxels]
+    voxels = rng(stats.seed, "row voxels").permutation(split.train.n_voxels)[
+        : thresholds.max_voxels
+    ]
     _, scale = stats.scaling
     voxels = np.sort(voxels[scale[voxels] > 0])
     if len(voxels) < 10 or len(different) < 3:

@@ -14,7 +14,13 @@ import numpy as np
 
 from .core import derive_seed
 from .data import BrainDataset
-from .quality_voxels import DEFAULT_THRESHOLDS, Finding, SplitStatistics, Thresholds, subsample_rows
+from digit69.quality_voxels import (
+    DEFAULT_THRESHOLDS,
+    Finding,
+    SplitStatistics,
+    Thresholds,
+    subsample_rows,
+)
 
 # %% ../nbs/405_quality_rows.ipynb #5bf2c898
 def root_mean_square(stats: SplitStatistics, fmri: np.ndarray, block: int = 500) -> np.ndarray:
@@ -40,7 +46,9 @@ def row_distances(stats: SplitStatistics) -> tuple[np.ndarray, np.ndarray]:
     return train, test
 
 # %% ../nbs/405_quality_rows.ipynb #5b42ccf7
-def outlier_threshold(distances: np.ndarray, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> float:
+def outlier_threshold(
+    distances: np.ndarray, thresholds: Thresholds = DEFAULT_THRESHOLDS
+) -> float:
     """The distance from which a row is an outlier, given those of the training rows (N,)."""
     median = np.median(distances)
     robust_sd = 1.4826 * np.median(np.abs(distances - median))
@@ -66,7 +74,10 @@ def outlier_rows(stats: SplitStatistics) -> Finding:
         text = f"{len(train)} training rows are too few to say which row is unusual."
         return Finding("outlier rows", "note", text, {"train": [], "test": []})
     threshold = outlier_threshold(train, stats.thresholds) * (1 + 1e-6)
-    outliers = {"train": np.nonzero(train > threshold)[0], "test": np.nonzero(test > threshold)[0]}
+    outliers = {
+        "train": np.nonzero(train > threshold)[0],
+        "test": np.nonzero(test > threshold)[0],
+    }
     n_train, n_test = len(outliers["train"]), len(outliers["test"])
     text = (
         f"{n_train} train and {n_test} test rows lie more than "
@@ -107,7 +118,9 @@ def class_balance(stats: SplitStatistics) -> Finding:
     unknown = sorted(set(test) - set(train))
     uneven = min(train.values()) < 0.5 * max(train.values())
     is_sorted = len(train) > 1 and bool((np.diff(labels) >= 0).all())
-    sentences = [f"train has {describe_counts(train)}; test has {describe_counts(test) or 'no labels'}."]
+    sentences = [
+        f"train has {describe_counts(train)}; test has {describe_counts(test) or 'no labels'}."
+    ]
     if unknown:
         sentences.append(f"Class {', '.join(map(str, unknown))} never occurs in train.")
     if uneven:
@@ -132,9 +145,8 @@ def group_overlap(stats: SplitStatistics) -> Finding:
         return Finding("sessions", "ok", text, {})
     n_shared = int(np.isin(test, train).sum())
     n_sessions = len(np.unique(np.concatenate([train, test])))
-    text = (
-        f"{n_sessions} sessions; {n_shared} of {len(test)} test rows come from a session that train also has"
-    )
+    shared = f"{n_shared} of {len(test)} test rows"
+    text = f"{n_sessions} sessions; {shared} come from a session that train also has"
     values = {"sessions": n_sessions, "shared_test_rows": n_shared}
     if n_shared == 0:
         return Finding("sessions", "ok", f"{text}.", values)
@@ -201,7 +213,10 @@ def principal_components(stats: SplitStatistics) -> Finding:
     if explained[0] < 0.5:
         return Finding(name, "ok", f"{text}.", values)
     return Finding(
-        name, "note", f"{text}: one pattern dominates, look whether it is a global signal.", values
+        name,
+        "note",
+        f"{text}: one pattern dominates, look whether it is a global signal.",
+        values,
     )
 
 # %% ../nbs/405_quality_rows.ipynb #57e04fd5

@@ -184,9 +184,8 @@ def describe_centering(fingerprints: dict[str, ScalingFingerprint]) -> str:
     c = {}
     for part, fingerprint in fingerprints.items():
         c[part] = "-" if fingerprint.c is None else f"{fingerprint.c:.2g}"
-    template = (
-        "centring c (1 is chance, 0 is learnt on these rows): train {train}, all rows {pooled}, test {test}"
-    )
+    meaning = "centring c (1 is chance, 0 is learnt on these rows)"
+    template = meaning + ": train {train}, all rows {pooled}, test {test}"
     return template.format(**c)
 
 # %% ../nbs/417_quality_scaling.ipynb #b21b3970
@@ -201,4 +200,6 @@ def normalization_source(stats: SplitStatistics) -> Finding:
     text = SCALING_TEXTS[source].format(trace=trace, numbers=describe_centering(fingerprints))
     values = {"learnt_on": source, "how": trace, "effective_components": k}
     values |= {part: asdict(fingerprint) for part, fingerprint in fingerprints.items()}
-    return Finding("normalisation", "leak" if source in ("test", "pooled") else "ok", text, values)
+    return Finding(
+        "normalisation", "leak" if source in ("test", "pooled") else "ok", text, values
+    )

@@ -85,7 +85,9 @@ def rsa(stats: SplitStatistics) -> Finding:
     name = "representational similarity"
     n = stats.split.train.n
     if n < 5:
-        return Finding(name, "note", f"{n} training rows are too few to compare similarities.", {})
+        return Finding(
+            name, "note", f"{n} training rows are too few to compare similarities.", {}
+        )
     pairs = dissimilarities(stats)
     agreement = mantel(pairs.voxels, pairs.images, stats.seed, stats.thresholds.n_permutations)
     if agreement is None:
@@ -212,7 +214,9 @@ def temporal_autocorrelation(stats: SplitStatistics) -> Finding:
     if agreement is None:
         return Finding("row order", "ok", "The training rows do not vary.", {})
     rho, p = agreement
-    numbers = f"Spearman {rho:.2f} of dissimilarity with distance in order (permutation p = {p:.3f})"
+    numbers = (
+        f"Spearman {rho:.2f} of dissimilarity with distance in order (permutation p = {p:.3f})"
+    )
     values = {"spearman": rho, "p": p}
     if p >= 0.01:
         text = f"The order of the training rows does not show in the voxels: {numbers}."

@@ -53,8 +53,12 @@ class Thresholds:
 
     copied_image: float = 0.99  # pixel correlation from which a test stimulus counts as a copy
     similar_image: float = 0.95  # pixel correlation from which a pair is worth a look
-    copied_row: float = 0.1  # distance to train, relative to the usual distance between neighbours in train
-    max_centering: float = 0.3  # spread of voxel means, relative to chance, of rows that set the zero
+    copied_row: float = (
+        0.1  # distance to train, relative to the usual distance between neighbours in train
+    )
+    max_centering: float = (
+        0.3  # spread of voxel means, relative to chance, of rows that set the zero
+    )
     max_chance: float = 1e-4  # and how often chance may give that
     exact: float = 1e-3  # relative error below which a scaling counts as exact
     outlier_sd: float = 5.0  # robust standard deviations from which a row is an outlier
@@ -115,7 +119,9 @@ class SplitStatistics:
         sd = np.sqrt(np.where(variance > 0, variance, 1))
         return mean.astype(np.float32), np.where(variance > 0, 1 / sd, 0).astype(np.float32)
 
-    def standardize(self, fmri: np.ndarray, voxels: np.ndarray | slice = slice(None)) -> np.ndarray:
+    def standardize(
+        self, fmri: np.ndarray, voxels: np.ndarray | slice = slice(None)
+    ) -> np.ndarray:
         """(N,V) or, where `voxels` says which, (N,v) raw -> float32 in standard deviations over train."""
         mean, scale = self.scaling
         return (fmri - mean[voxels]) * scale[voxels]
@@ -136,13 +142,17 @@ def constant_voxels(stats: SplitStatistics) -> Finding:
     if n_constant == 0:
         return Finding("constant voxels", "ok", f"{text}.", values)
     level = "note" if n_constant < n_voxels / 2 else "warning"
-    return Finding("constant voxels", level, f"{text}: a model must not divide by their spread.", values)
+    return Finding(
+        "constant voxels", level, f"{text}: a model must not divide by their spread.", values
+    )
 
 # %% ../nbs/400_quality_voxels.ipynb #097357fb
 def row_digests(a: np.ndarray) -> list[bytes]:
     """A digest of each row of a float32 array; equal digests are equal rows (0 and -0 are one number)."""
     unsigned_zero = np.float32(0)
-    return [hashlib.blake2b((row + unsigned_zero).tobytes(), digest_size=16).digest() for row in a]
+    return [
+        hashlib.blake2b((row + unsigned_zero).tobytes(), digest_size=16).digest() for row in a
+    ]
 
 # %% ../nbs/400_quality_voxels.ipynb #c93e51ba
 def column_digests(a: np.ndarray, block: int = 256) -> list[bytes]:
@@ -166,7 +176,9 @@ def duplicate_voxels(stats: SplitStatistics) -> Finding:
     digests = np.array(column_digests(fmri), dtype=object)[stats.varying]
     n_duplicates = len(digests) - len(set(digests))
     text = f"{n_duplicates} of {fmri.shape[1]} voxels repeat another voxel exactly."
-    return Finding("duplicate voxels", "note" if n_duplicates else "ok", text, {"duplicates": n_duplicates})
+    return Finding(
+        "duplicate voxels", "note" if n_duplicates else "ok", text, {"duplicates": n_duplicates}
+    )
 
 # %% ../nbs/400_quality_voxels.ipynb #2ccc12bd
 def voxel_statistics(stats: SplitStatistics) -> Finding:

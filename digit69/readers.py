@@ -67,7 +67,9 @@ def _load_mat(path: Path) -> dict:
         raise DataError(f"{path} is a MATLAB v7.3 (HDF5) file: {advice}")
     try:
         return loadmat(path, variable_names=KEYS)
-    except Exception as error:  # scipy raises many kinds for damaged files; all mean the same to the user
+    except (
+        Exception
+    ) as error:  # scipy raises many kinds for damaged files; all mean the same to the user
         raise _unreadable(path, error, "Download or export it") from None
 
 # %% ../nbs/120_readers.ipynb #86018256
@@ -90,7 +92,9 @@ def _load_npz(path: Path) -> dict:
     except _DAMAGED_NPZ as error:
         if "allow_pickle" in str(error):
             advice = "save plain numeric arrays"
-            raise DataError(f"{path} holds pickled objects, which are never loaded: {advice}") from None
+            raise DataError(
+                f"{path} holds pickled objects, which are never loaded: {advice}"
+            ) from None
         raise _unreadable(path, error, "Export it") from None
 
 # %% ../nbs/120_readers.ipynb #5a052d64
@@ -179,7 +183,9 @@ def check_voxel_rows(fmri: np.ndarray, key: str, stimuli: np.ndarray | None) -> 
         hint = "one row of voxels belongs to one stimulus"
         if fmri.shape[1] == len(stimuli):
             hint = f"it looks transposed, store {key}.T"
-        raise DataError(f"{key} has {len(fmri)} rows but there are {len(stimuli)} stimuli: {hint}")
+        raise DataError(
+            f"{key} has {len(fmri)} rows but there are {len(stimuli)} stimuli: {hint}"
+        )
     return fmri
 
 # %% ../nbs/120_readers.ipynb #e25b7ebd
@@ -216,7 +222,9 @@ def check_keys(arrays: dict, needed: tuple, name: str) -> None:
     if missing:
         present = ", ".join(arrays) or "none of the known keys"
         wanted = f"{', '.join(needed[:-1])} and {needed[-1]}"
-        raise DataError(f"{name} lacks {', '.join(missing)}: it needs {wanted} (found: {present})")
+        raise DataError(
+            f"{name} lacks {', '.join(missing)}: it needs {wanted} (found: {present})"
+        )
 
 # %% ../nbs/120_readers.ipynb #d6abf959
 def split_from_arrays(arrays: dict, name: str = "data", provenance: dict | None = None) -> Split:
@@ -237,7 +245,9 @@ def split_from_arrays(arrays: dict, name: str = "data", provenance: dict | None 
     scale = 255.0 if stimuli.size and stimuli.max() > 1.5 else 1.0
     train = _dataset_from_arrays(arrays, "Trn", scale, name)
     test = _dataset_from_arrays(arrays, "Test", scale, name)
-    turned = "stimuli turned from column-major" if stimuli.ndim == 2 else "stimuli taken as upright"
+    turned = (
+        "stimuli turned from column-major" if stimuli.ndim == 2 else "stimuli taken as upright"
+    )
     remarks = [f"stimuli divided by {scale:g}", turned]
     mixed = 0 if train.labels is None else count_contradictory_stimuli(train.images, train.labels)
     if mixed:

@@ -23,11 +23,23 @@ class EncodingConfig:
     """Choices of the encoding model: how images are described, and how voxels are regressed on that."""
 
     blur: float = 1.0  # sd in pixels, before compression
-    exponent: float = 0.15  # of the compression (blurred + floor) ** exponent; 1: luminance itself
+    exponent: float = (
+        0.15  # of the compression (blurred + floor) ** exponent; 1: luminance itself
+    )
     floor: float = 0.001  # luminance that is always there
     spacing: int = 4  # pixels between the centres of candidate receptive fields
-    sizes: tuple = (2.5, 4.0, 7.0)  # sd in pixels of candidate receptive fields, besides the full field
-    alphas: tuple = (0.03, 0.1, 0.3, 1.0, 3.0)  # ridge penalties: noise variance over signal variance
+    sizes: tuple = (
+        2.5,
+        4.0,
+        7.0,
+    )  # sd in pixels of candidate receptive fields, besides the full field
+    alphas: tuple = (
+        0.03,
+        0.1,
+        0.3,
+        1.0,
+        3.0,
+    )  # ridge penalties: noise variance over signal variance
     n_selected: int = 800  # voxels to keep, the best predicted first
     independent_noise_fraction: float = 0.8  # of the noise variance, private to each voxel
 
@@ -207,7 +219,11 @@ def average_ridge(
 
 # %% ../nbs/430_receptive_fields.ipynb #91abaa23
 def leave_stimulus_out_residuals(
-    design: StimulusDesign, centred: np.ndarray, means: np.ndarray, error: np.ndarray, leverage: np.ndarray
+    design: StimulusDesign,
+    centred: np.ndarray,
+    means: np.ndarray,
+    error: np.ndarray,
+    leverage: np.ndarray,
 ) -> np.ndarray:
     """What each row's residual would be, had its stimulus not been in train.
 
@@ -234,7 +250,9 @@ class RidgeFit:
     weights: np.ndarray  # (D,V)
     intercept: np.ndarray  # (V,)
     loo_residuals: np.ndarray  # (N,V), each stimulus left out
-    loo_residuals_of_mean: np.ndarray  # (N,V), of a model that knows nothing but the mean of the other rows
+    loo_residuals_of_mean: (
+        np.ndarray
+    )  # (N,V), of a model that knows nothing but the mean of the other rows
 
 # %% ../nbs/430_receptive_fields.ipynb #9d38bdd3
 class ReceptiveFieldRidge:
@@ -257,7 +275,9 @@ class ReceptiveFieldRidge:
     def __init__(self, x: np.ndarray, windows: np.ndarray, alphas: tuple, stimuli: np.ndarray):
         self.alphas = np.asarray(alphas, float)
         self.design = make_design(x, stimuli)
-        self.eigensystems = [diagonalize(self.design, window) for window in np.asarray(windows, float)]
+        self.eigensystems = [
+            diagonalize(self.design, window) for window in np.asarray(windows, float)
+        ]
 
     def fit(self, y: np.ndarray) -> RidgeFit:
         """Regress responses (N,V)."""

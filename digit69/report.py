@@ -30,7 +30,11 @@ from .manifest import checkout
 def report_folder() -> Path:
     "Where report notebooks and their template are: in the checkout this code runs from, else in the package."
     repository = checkout()
-    return repository / "nbs" / "reports" if repository else Path(str(resources.files("digit69.reports")))
+    return (
+        repository / "nbs" / "reports"
+        if repository
+        else Path(str(resources.files("digit69.reports")))
+    )
 
 # %% ../nbs/715_report.ipynb #4e4cd5d8
 def report_notebook(name: str) -> Path:
@@ -49,7 +53,9 @@ def check_parameters(name: str, parameters: dict) -> None:
     unknown = sorted(set(parameters) - set(known))
     if unknown:
         choice = ", ".join(known) or "none"
-        raise DataError(f"report '{name}' has no parameter {', '.join(unknown)}: choose from {choice}")
+        raise DataError(
+            f"report '{name}' has no parameter {', '.join(unknown)}: choose from {choice}"
+        )
 
 # %% ../nbs/715_report.ipynb #87b84f6b
 def execute_report(
@@ -62,7 +68,9 @@ def execute_report(
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in parameters.items()}
+    plain = {
+        key: str(value) if isinstance(value, Path) else value for key, value in parameters.items()
+    }
     papermill.execute_notebook(
         str(report_notebook(name)),
         str(path),
@@ -88,7 +96,10 @@ class Section:
 # %% ../nbs/715_report.ipynb #59357bd8
 def find_headings(markdown: str) -> list[tuple[int, str]]:
     "(level, title) of the headings of levels 1 and 2."
-    return [(len(marks), title) for marks, title in re.findall(r"^(##?) (.+?)\s*$", markdown, re.MULTILINE)]
+    return [
+        (len(marks), title)
+        for marks, title in re.findall(r"^(##?) (.+?)\s*$", markdown, re.MULTILINE)
+    ]
 
 # %% ../nbs/715_report.ipynb #c89c4715
 def walk_notebook(notebook: NotebookNode) -> Iterator[str | NotebookNode]:
@@ -169,9 +180,13 @@ def run_notebook(
         try:
             execute_report(name, parameters, executed, Path(folder))
         except PapermillExecutionError as error:
-            failed = write_text(out / f"{name}.failed.ipynb", executed.read_text(encoding="utf-8"))
+            failed = write_text(
+                out / f"{name}.failed.ipynb", executed.read_text(encoding="utf-8")
+            )
             problem = f"{error.ename}: {error.evalue}"
-            raise RuntimeError(f"report '{name}' failed in a cell ({problem}); see {failed}") from error
+            raise RuntimeError(
+                f"report '{name}' failed in a cell ({problem}); see {failed}"
+            ) from error
         text = executed.read_text(encoding="utf-8")
     write_text(out / f"{name}.ipynb", text)
     page = to_html(nbformat.reads(text, 4), f"digit69: {name}")

@@ -88,7 +88,9 @@ def quality_speed_figure(models: dict, metric: str = "pcc") -> Figure:
     metric : name in `METRICS`, one for which more is better
     """
     models = measured_entries(models, metric)
-    front = pareto_front([(m["latency_ms_per_image"], m[metric]["mean"]) for m in models.values()])
+    front = pareto_front(
+        [(m["latency_ms_per_image"], m[metric]["mean"]) for m in models.values()]
+    )
     with house_style():
         fig = Figure(figsize=(5.4, 3.6), layout="constrained")
         ax = fig.subplots()
@@ -96,7 +98,11 @@ def quality_speed_figure(models: dict, metric: str = "pcc") -> Figure:
         if front:
             ax.plot(*np.transpose(front), color="grey", lw=1, drawstyle="steps-post", zorder=1)
             ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
-        ax.set(xscale="log", xlabel="milliseconds per image (one thread)", ylabel=METRICS[metric].label)
+        ax.set(
+            xscale="log",
+            xlabel="milliseconds per image (one thread)",
+            ylabel=METRICS[metric].label,
+        )
         ax.grid(alpha=0.25)
         ax.margins(0.1)
     return fig
@@ -136,6 +142,8 @@ def run_figures(run: Run, n_shown: int = 10) -> dict[str, Figure]:
     return {
         "comprehensive_model_comparison.png": run_digit_rows(run, shown, n_shown),
         "metrics_comparison.png": metric_panels({name: models[name] for name in shown}),
-        "best_worst_reconstructions.png": best_and_worst(run.targets, run.reconstructions[top], score),
+        "best_worst_reconstructions.png": best_and_worst(
+            run.targets, run.reconstructions[top], score
+        ),
         "quality_and_speed.png": quality_speed_figure({name: models[name] for name in main}),
     }

@@ -46,9 +46,8 @@ def how_good(run: Run) -> str:
     name = top_model(run)
     entry = run.metrics["models"][name]
     pcc, ssim = format_interval(entry["pcc"]), format_interval(entry["ssim"])
-    told = (
-        f"its reconstruction is told from another stimulus' in {entry['identification']['mean']:.1%} of pairs"
-    )
+    identified = f"{entry['identification']['mean']:.1%}"
+    told = f"its reconstruction is told from another stimulus' in {identified} of pairs"
     return f"**How good?** `{name}` reaches PCC **{pcc}**, SSIM {ssim}; {told} (chance 50 %)."
 
 # %% ../nbs/708_run_summary.ipynb #20293598
@@ -97,7 +96,9 @@ def accident(run: Run, null: dict | None, rigour: dict | None) -> str:
     top = top_model(run)
     entry = (null or {"models": {}})["models"].get(top)
     test = (rigour or {"dealt": {}})["dealt"].get(top)
-    sentences = [sentence for sentence in (null_sentence(entry), exchange_sentence(test)) if sentence]
+    sentences = [
+        sentence for sentence in (null_sentence(entry), exchange_sentence(test)) if sentence
+    ]
     if not sentences:
         return "**Could it be an accident?** Not asked: add `--null 200`."
     text = "; ".join(sentences)
@@ -108,7 +109,9 @@ def crossval_summary(run: Run) -> str:
     "The first paragraph of a cross-validation report, in Markdown."
     data = run.metrics["data"]
     divided = f"{data['n_test']} rows, each reconstructed by models that never saw it"
-    documents = {name: run_document(run.folder, name) for name in ("differences", "null", "rigour")}
+    documents = {
+        name: run_document(run.folder, name) for name in ("differences", "null", "rigour")
+    }
     points = (
         how_good(run),
         how_sure(run, documents["differences"]),

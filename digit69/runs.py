@@ -20,7 +20,9 @@ from .pixel_metrics import check_pair
 def load_reconstructions(path: str | Path) -> np.ndarray:
     """The `reconstructions` (N,28,28) float32 of an .npz file; anything else is a `DataError`."""
     if not Path(path).is_file():
-        raise DataError(f"{path} does not exist: name an .npz file that `digit69 reconstruct` or `run` wrote")
+        raise DataError(
+            f"{path} does not exist: name an .npz file that `digit69 reconstruct` or `run` wrote"
+        )
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images = arrays["reconstructions"]

@@ -34,7 +34,9 @@ class _DtypeStandIn:
             self.dtype = self.dtype.newbyteorder(byte_order)
 
 # %% ../nbs/455_safe_pickle.ipynb #21a4f626
-def _array_from_bytes(raw: bytes, dtype: _DtypeStandIn, shape: tuple, order: str = "C") -> np.ndarray:
+def _array_from_bytes(
+    raw: bytes, dtype: _DtypeStandIn, shape: tuple, order: str = "C"
+) -> np.ndarray:
     "An array from its bytes, which must fill its shape exactly."
     is_shape = all(type(size) is int and size >= 0 for size in shape)
     if not is_shape or math.prod(shape) * dtype.dtype.itemsize != len(raw):
@@ -136,7 +138,9 @@ _IN_PROGRESS = object()  # marks a container whose contents are being resolved
 def _resolve_container(container: Any, resolved: dict) -> Any:
     "A container of the same kind whose contents are resolved."
     if type(container) is dict:
-        return {_resolve(key, resolved): _resolve(value, resolved) for key, value in container.items()}
+        return {
+            _resolve(key, resolved): _resolve(value, resolved) for key, value in container.items()
+        }
     return type(container)(_resolve(value, resolved) for value in container)
 
 # %% ../nbs/455_safe_pickle.ipynb #17236e7a
@@ -180,7 +184,9 @@ def load_plain_pickle(path: str | Path) -> Any:
         problem = "is a folder: name the .pkl or .npz file in it"
     except PermissionError:
         problem = "may not be read: check its permissions"
-    except Exception as error:  # a damaged pickle raises nearly anything; each means the same to the reader
+    except (
+        Exception
+    ) as error:  # a damaged pickle raises nearly anything; each means the same to the reader
         kind = type(error).__name__
         problem = f"is not a readable pickle of arrays ({kind}): truncated, or another format? Write it again"
     raise DataError(f"{path} {problem}")

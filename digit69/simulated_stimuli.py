@@ -14,7 +14,9 @@ from .handwriting import NINE, SIX, load_sklearn_digits
 from .patterns import random_block_figures, render_blocks
 
 # %% ../nbs/330_simulated_stimuli.ipynb #76a92425
-def divide_originals(order: np.ndarray, n_train: int, n_test: int) -> tuple[np.ndarray, np.ndarray]:
+def divide_originals(
+    order: np.ndarray, n_train: int, n_test: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Divide originals between train and test, so that no original is varied in both.
 
     With enough originals each stimulus has its own; else both parts share them in proportion to their sizes.
@@ -47,8 +49,12 @@ def _digits_of_class(
     originals, classes = load_sklearn_digits()
     order = rng(seed, "originals", label).permutation(np.nonzero(classes == label)[0])
     train_rows, test_rows = divide_originals(order, n_train, n_test)
-    train = vary_originals(originals[train_rows], n_train, strength, derive_seed(seed, "train", label))
-    test = vary_originals(originals[test_rows], n_test, strength, derive_seed(seed, "test", label))
+    train = vary_originals(
+        originals[train_rows], n_train, strength, derive_seed(seed, "train", label)
+    )
+    test = vary_originals(
+        originals[test_rows], n_test, strength, derive_seed(seed, "test", label)
+    )
     return train, test
 
 # %% ../nbs/330_simulated_stimuli.ipynb #f7734957
@@ -85,7 +91,9 @@ def distinct_figures(n: int, seed: int) -> np.ndarray:
     first_occurrence = np.unique(flat, axis=0, return_index=True)[1]
     rows = np.sort(first_occurrence)[:n]
     if len(rows) < n:
-        raise DataError(f"there are not {n} different random figures: ask for fewer rows or more repeats")
+        raise DataError(
+            f"there are not {n} different random figures: ask for fewer rows or more repeats"
+        )
     return figures[rows]
 
 # %% ../nbs/330_simulated_stimuli.ipynb #9d5dd6d1

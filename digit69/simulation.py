@@ -122,7 +122,9 @@ def local_contrast(images: np.ndarray) -> np.ndarray:
     return np.sqrt(variance).reshape(len(images), -1)
 
 # %% ../nbs/340_simulation.ipynb #fe0154e0
-def _gaussian(centers: np.ndarray, sizes: np.ndarray, pixels: np.ndarray, pixel_width: float) -> np.ndarray:
+def _gaussian(
+    centers: np.ndarray, sizes: np.ndarray, pixels: np.ndarray, pixel_width: float
+) -> np.ndarray:
     "Gaussian profile (28,V) of each receptive field along one axis; its sum over the whole axis is 1."
     standardized = (pixels[:, None] - centers) / sizes
     scale = np.float32(pixel_width / np.sqrt(2 * np.pi))
@@ -189,7 +191,9 @@ class TrialNoise:
         return bool(self.common_sd or self.voxel_sd)
 
 # %% ../nbs/340_simulation.ipynb #2bb08b51
-def draw_trial_noise(n: int, noise_sd: float, seed: int, name: str, config: SimulationConfig) -> TrialNoise:
+def draw_trial_noise(
+    n: int, noise_sd: float, seed: int, name: str, config: SimulationConfig
+) -> TrialNoise:
     "Draw what n trials have in common over voxels; without noise attention is steady too."
     variances = np.float32([1 - config.common_noise_fraction, config.common_noise_fraction])
     voxel_sd, common_sd = noise_sd * np.sqrt(variances)
@@ -223,7 +227,11 @@ def _fill_voxels(
     for start in range(0, len(images), ROW_CHUNK):
         rows = slice(start, start + ROW_CHUNK)
         chunk = images[rows]
-        features = chunk.reshape(len(chunk), -1) if config.responds_to_luminance else local_contrast(chunk)
+        features = (
+            chunk.reshape(len(chunk), -1)
+            if config.responds_to_luminance
+            else local_contrast(chunk)
+        )
         response = contrast_response(features @ fields, config, trials.attention[rows] * gain)
         if trials.is_noisy:
             common = trials.common_sd * (trials.common[rows] @ waves)
@@ -268,7 +276,10 @@ SIMULATED_OWNERS = {
 }
 
 # %% ../nbs/340_simulation.ipynb #41685e79
-STIMULUS_KINDS = {"digits": "simulated", "patterns": "simulated-patterns"}  # and the names of their data sets
+STIMULUS_KINDS = {
+    "digits": "simulated",
+    "patterns": "simulated-patterns",
+}  # and the names of their data sets
 
 # %% ../nbs/340_simulation.ipynb #31603708
 def _check_request(n_train: int, n_test: int, n_voxels: int, stimuli: str) -> None:
@@ -285,7 +296,8 @@ def simulate(
     n_train: int = 90,
     n_test: int = 10,
     n_voxels: int = 3092,
-    noise: float | None = None,  # sd; None takes that of `config`, about as decodable as the measured subject
+    noise: float
+    | None = None,  # sd; None takes that of `config`, about as decodable as the measured subject
     seed: int = 0,  # names the subject, the stimuli and the noise
     config: SimulationConfig = DEFAULT_SIMULATION,
     stimuli: str = "digits",  # or patterns: 10 x 10 flickering blocks, four trials of each
@@ -305,7 +317,9 @@ def simulate(
     parts = []
     for part, (images, labels) in zip(("train", "test"), stimuli_of_parts):
         fmri = simulate_responses(subject, images, noise, seed, part, config)
-        fmri.setflags(write=False)  # read-only arrays are kept by BrainDataset without a second copy
+        fmri.setflags(
+            write=False
+        )  # read-only arrays are kept by BrainDataset without a second copy
         parts.append(BrainDataset(fmri, images, labels, name=name))
     provenance = {
         "source": name,

@@ -36,7 +36,9 @@ def stimulus_ids(images: np.ndarray) -> np.ndarray:
 # %% ../nbs/110_splits.ipynb #3d27b77e
 def stimulus_groups(images: np.ndarray) -> np.ndarray:
     """(N,) the first row that shows the same stimulus: a name that does not depend on the other images."""
-    _, first_row, inverse = np.unique(stimulus_ids(images), return_index=True, return_inverse=True)
+    _, first_row, inverse = np.unique(
+        stimulus_ids(images), return_index=True, return_inverse=True
+    )
     return first_row[inverse]
 
 # %% ../nbs/110_splits.ipynb #109fec96
@@ -97,7 +99,9 @@ def smallest_class(labels: np.ndarray) -> int:
     return int(np.unique(labels, return_counts=True)[1].min())
 
 # %% ../nbs/110_splits.ipynb #acbf609e
-def kfold(data: BrainDataset, n_splits: int = 10, n_repeats: int = 1, seed: int = 0) -> list[Split]:
+def kfold(
+    data: BrainDataset, n_splits: int = 10, n_repeats: int = 1, seed: int = 0
+) -> list[Split]:
     """Repeated k-fold cross-validation over the rows, stratified by class where classes are known.
 
     Parameters
@@ -117,13 +121,21 @@ def kfold(data: BrainDataset, n_splits: int = 10, n_repeats: int = 1, seed: int 
         possible = f"choose 2 to {largest} (rows in the smallest class)"
         raise DataError(f"{n_splits} folds of {data.name} are not possible: {possible}")
     splitter = RepeatedStratifiedKFold if stratified else RepeatedKFold
-    folds = splitter(n_splits=n_splits, n_repeats=n_repeats, random_state=seed).split(data.fmri, data.labels)
-    names = [f"repeat {repeat} fold {fold}" for repeat in range(n_repeats) for fold in range(n_splits)]
+    folds = splitter(n_splits=n_splits, n_repeats=n_repeats, random_state=seed).split(
+        data.fmri, data.labels
+    )
+    names = [
+        f"repeat {repeat} fold {fold}" for repeat in range(n_repeats) for fold in range(n_splits)
+    ]
     protocol = f"{n_splits}-fold x {n_repeats}"
-    return _splits_from_folds(data, folds, names, f"stratified {protocol}" if stratified else protocol, seed)
+    return _splits_from_folds(
+        data, folds, names, f"stratified {protocol}" if stratified else protocol, seed
+    )
 
 # %% ../nbs/110_splits.ipynb #80df620e
-def leave_stimulus_out(data: BrainDataset, n_splits: int | None = None, seed: int = 0) -> list[Split]:
+def leave_stimulus_out(
+    data: BrainDataset, n_splits: int | None = None, seed: int = 0
+) -> list[Split]:
     """Cross-validation over stimuli: all repeats of a test stimulus leave train together.
 
     Parameters
@@ -138,7 +150,9 @@ def leave_stimulus_out(data: BrainDataset, n_splits: int | None = None, seed: in
     n_splits = n_splits or n_stimuli
     if not 2 <= n_splits <= n_stimuli:
         possible = f"choose 2 to {n_stimuli}"
-        raise DataError(f"{n_splits} folds of {n_stimuli} different stimuli are not possible: {possible}")
+        raise DataError(
+            f"{n_splits} folds of {n_stimuli} different stimuli are not possible: {possible}"
+        )
     folds = GroupKFold(n_splits, shuffle=True, random_state=seed).split(data.fmri, groups=ids)
     names = [f"stimuli fold {fold}" for fold in range(n_splits)]
     protocol = f"leave-stimulus-out, {n_splits} folds over {n_stimuli} stimuli"
@@ -151,7 +165,9 @@ def leave_class_out(data: BrainDataset, seed: int = 0) -> list[Split]:
     classes = np.unique(labels)
     n_classes = len(classes)
     if n_classes < 2:
-        raise DataError(f"leave-one-class-out needs at least two classes; {data.name} has {n_classes}")
+        raise DataError(
+            f"leave-one-class-out needs at least two classes; {data.name} has {n_classes}"
+        )
     folds = []
     for c in classes:
         in_class = labels == c
@@ -164,7 +180,9 @@ def leave_class_out(data: BrainDataset, seed: int = 0) -> list[Split]:
 PROTOCOLS = ("kfold", "leave-stimulus-out", "leave-one-class-out")
 
 # %% ../nbs/110_splits.ipynb #c5af4bd5
-def _repeated_leave_stimulus_out(data: BrainDataset, n_splits: int, n_repeats: int, seed: int) -> list[Split]:
+def _repeated_leave_stimulus_out(
+    data: BrainDataset, n_splits: int, n_repeats: int, seed: int
+) -> list[Split]:
     """Leave-stimulus-out several times, with at most as many folds as there are stimuli."""
     ids = stimulus_ids(data.require("images", "leave-stimulus-out"))
     n_splits = min(n_splits, len(np.unique(ids)))
@@ -208,7 +226,9 @@ def default_protocol(data: BrainDataset) -> str:
     return "kfold" if len(np.unique(ids)) == data.n else "leave-stimulus-out"
 
 # %% ../nbs/110_splits.ipynb #8e266928
-def _stimulus_splitter(labels: np.ndarray | None, n_stimuli: int, n_splits: int, seed: int) -> object:
+def _stimulus_splitter(
+    labels: np.ndarray | None, n_stimuli: int, n_splits: int, seed: int
+) -> object:
     """A scikit-learn splitter over stimuli: stratified unless a class has a single stimulus."""
     from sklearn.model_selection import KFold, StratifiedKFold
 

@@ -107,7 +107,9 @@ def never() -> bool:
     return False
 
 # %% ../nbs/740_streaming.ipynb #c4b7cc82
-def follow_lines(path: str | Path, poll: float = 0.02, stop: Callable[[], bool] = never) -> Iterator[str]:
+def follow_lines(
+    path: str | Path, poll: float = 0.02, stop: Callable[[], bool] = never
+) -> Iterator[str]:
     """Lines of a file, then those that are appended to it, each when it is complete.
 
     Looks every `poll` seconds. Ends when the file is taken away, or when `stop()` is true while there is
@@ -215,7 +217,12 @@ class StreamStats:
         """{"rows", "skipped", "median_ms", "worst_ms"}; times are None without rows."""
         median = float(np.median(self.ms)) if self.ms else None
         worst = max(self.ms, default=None)
-        return {"rows": len(self.ms), "skipped": self.n_skipped, "median_ms": median, "worst_ms": worst}
+        return {
+            "rows": len(self.ms),
+            "skipped": self.n_skipped,
+            "median_ms": median,
+            "worst_ms": worst,
+        }
 
     def describe(self) -> str:
         """The same in a sentence."""
@@ -318,7 +325,9 @@ def stream_predictions(
     folder = writable_dir(out) if out else None
     stats = StreamStats()
     first_call = np.zeros(model.n_voxels_)
-    predict_row(model, first_call, interval=True)  # slow once: not at the expense of the first row
+    predict_row(
+        model, first_call, interval=True
+    )  # slow once: not at the expense of the first row
     try:
         rows = read_rows(lines, model.n_voxels_, stats)
         answer_rows(model, rows, stats, folder, to or sys.stdout, draw)

@@ -60,7 +60,9 @@ def metric_cells(
     show: Callable[[dict, int], str] = format_interval,  # (interval, decimals) -> text
 ) -> dict[str, str]:
     "Title of each metric -> text of its interval in `entry`; empty where `entry` does not hold it."
-    return {metric.title: show(entry.get(metric.name, UNKNOWN), metric.decimals) for metric in metrics}
+    return {
+        metric.title: show(entry.get(metric.name, UNKNOWN), metric.decimals) for metric in metrics
+    }
 
 # %% ../nbs/705_tables.ipynb #79675934
 def entry_protocol(run: Run, name: str) -> str:
@@ -103,7 +105,10 @@ def difference_table(
 ) -> pd.DataFrame:
     "Paired differences to a reference, one model a row, one metric a column."
     metrics = reported_metrics(differences.values())
-    rows = {name: metric_cells(entry, metrics, format_difference) for name, entry in differences.items()}
+    rows = {
+        name: metric_cells(entry, metrics, format_difference)
+        for name, entry in differences.items()
+    }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 # %% ../nbs/705_tables.ipynb #6b519823
@@ -165,5 +170,7 @@ def metrics_text(models: dict) -> str:
     for name, entry in models.items():
         cells = [format_interval(entry.get(m.name, UNKNOWN), m.decimals) or "-" for m in metrics]
         rows[name] = [cell.replace(NO_BREAK_SPACE, " ") for cell in cells]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=[metric.label for metric in metrics])
+    table = pd.DataFrame.from_dict(
+        rows, orient="index", columns=[metric.label for metric in metrics]
+    )
     return table.rename_axis("model").reset_index().to_string(index=False)

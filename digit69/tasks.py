@@ -74,7 +74,14 @@ class Task:
         """Names everything that the result in a file depends on."""
         arguments = [a.digest if isinstance(a, BrainDataset) else repr(a) for a in self.arguments]
         params = sorted(make_fast_variant(self.model).get_params().items())
-        parts = [file.name, self.function.__name__, self.model, *arguments, repr(params), *METRICS]
+        parts = [
+            file.name,
+            self.function.__name__,
+            self.model,
+            *arguments,
+            repr(params),
+            *METRICS,
+        ]
         return sha256("|".join(parts).encode())
 
 # %% ../nbs/640_tasks.ipynb #ece3afed
@@ -97,7 +104,9 @@ def run_tasks(
     fingerprints = {file: task.fingerprint(file) for file, task in tasks.items()}
     results = {file: read_kept(file, fingerprints[file]) for file in tasks}
     missing = [file for file in tasks if results[file] is None]
-    calls = [(tasks[file].function, tasks[file].model, *tasks[file].arguments) for file in missing]
+    calls = [
+        (tasks[file].function, tasks[file].model, *tasks[file].arguments) for file in missing
+    ]
     finished = run_parallel(n_jobs, calls, scheduler)
     for index, result in progress(finished, title, total=len(missing)):
         file = missing[index]

@@ -62,7 +62,9 @@ def bf16_is_fast(device: str) -> bool:
     """Whether a device multiplies bfloat16 in hardware."""
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported()
-    checks = [getattr(torch.cpu, f"_is_{unit}_supported", bool) for unit in ("avx512_bf16", "amx_tile")]
+    checks = [
+        getattr(torch.cpu, f"_is_{unit}_supported", bool) for unit in ("avx512_bf16", "amx_tile")
+    ]
     return any(check() for check in checks)
 
 # %% ../nbs/240_training.ipynb #a7deeab3
@@ -164,13 +166,17 @@ def keep_best(state: TrainingState, validate: Callable | None) -> None:
     if state.best is not None and value >= min(earlier):
         return
     state.history.best_step = state.step
-    state.best = {name: weights.detach().clone() for name, weights in state.result.state_dict().items()}
+    state.best = {
+        name: weights.detach().clone() for name, weights in state.result.state_dict().items()
+    }
 
 # %% ../nbs/240_training.ipynb #a741d32f
 _PARTS_WITH_STATE = ("module", "averaged", "optimiser", "schedule")
 
 # %% ../nbs/240_training.ipynb #cee6f445
-def save_checkpoint(path: str | Path, state: TrainingState, settings: TrainingConfig, seed: int) -> None:
+def save_checkpoint(
+    path: str | Path, state: TrainingState, settings: TrainingConfig, seed: int
+) -> None:
     """Write the state of a training, whole or not at all."""
     contents = {}
     for key in _PARTS_WITH_STATE:
@@ -196,14 +202,18 @@ def restore(state: TrainingState, contents: dict) -> None:
     state.history.checks = [tuple(check) for check in state.history.checks]
 
 # %% ../nbs/240_training.ipynb #c722c156
-def load_checkpoint(path: str | Path, state: TrainingState, settings: TrainingConfig, seed: int) -> None:
+def load_checkpoint(
+    path: str | Path, state: TrainingState, settings: TrainingConfig, seed: int
+) -> None:
     """Continue where a checkpoint ended; a damaged one, or one of another training, is a `DataError`."""
     try:
         contents = torch.load(path, weights_only=True, map_location="cpu")
         same_training = contents["settings"] == asdict(settings) and contents["seed"] == seed
         if same_training:
             restore(state, contents)
-    except Exception as error:  # torch raises many kinds for damaged files; all mean the same to the user
+    except (
+        Exception
+    ) as error:  # torch raises many kinds for damaged files; all mean the same to the user
         reason = error.__class__.__name__
         advice = "delete it and train again"
         raise DataError(f"{path} is not a readable checkpoint ({reason}): {advice}") from None
@@ -220,7 +230,9 @@ def train_module(
     seed: int = 0,
     validate: Callable | None = None,  # validate(module) -> loss on inner validation rows
     watch: Callable | None = None,  # watch(module, history) at every check: sample grids, curves
-    checkpoint: str | Path | None = None,  # a file, written at every check and read if it is there
+    checkpoint: str
+    | Path
+    | None = None,  # a file, written at every check and read if it is there
     device: str = "cpu",
     what: str = "training",  # title of the progress bar
 ) -> History:

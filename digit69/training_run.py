@@ -60,7 +60,13 @@ def train_to_folder(
     model = make_model(name, preset, seed)
     for key in model.needs:
         split.train.require(key, name)
-    identity = {"command": "train", "data": split.train.digest, "model": name, "preset": preset, "seed": seed}
+    identity = {
+        "command": "train",
+        "data": split.train.digest,
+        "model": name,
+        "preset": preset,
+        "seed": seed,
+    }
     init_run_dir(out, **identity)
     if resume and is_saved(model, out):
         log(f"{name}: already there, not fitted again")

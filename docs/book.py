@@ -80,7 +80,9 @@ def readable_cell(cell):
 
 def readable_notebook(notebook, module):
     """A notebook as readers see it, which ends with a link to the reference of its module."""
-    cells = [readable_cell(cell) if cell["cell_type"] == "code" else cell for cell in notebook["cells"]]
+    cells = [
+        readable_cell(cell) if cell["cell_type"] == "code" else cell for cell in notebook["cells"]
+    ]
     if module:
         link = f"Reference: [digit69.{module}](../api/{module}.rst)"
         cells.append({"cell_type": "markdown", "id": "reference", "metadata": {}, "source": link})
@@ -227,7 +229,9 @@ def link_names(app, doctree, docname):
         linked_already = isinstance(literal.parent, nodes.reference)
         if target is None or target == docname or linked_already:
             continue
-        link = nodes.reference(refuri=app.builder.get_relative_uri(docname, target), internal=True)
+        link = nodes.reference(
+            refuri=app.builder.get_relative_uri(docname, target), internal=True
+        )
         literal.replace_self(link)
         link += literal
 

@@ -31,7 +31,12 @@ def code_cell(source: str, outputs: list | None = None) -> dict:
 def write_notebook(file: Path, *cells: dict) -> Path:
     """A notebook with these cells."""
     kernel = {"display_name": "python3", "language": "python", "name": "python3"}
-    content = {"cells": list(cells), "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    content = {
+        "cells": list(cells),
+        "metadata": {"kernelspec": kernel},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content), encoding="utf-8")
     return file

@@ -87,8 +87,12 @@ def test_a_spoilt_array_is_named(name, arrays, capsys, tmp_path):
 
 
 def test_missing_arrays_are_named(arrays, capsys, tmp_path):
-    write_arrays(tmp_path / "no_stimuli.mat", {key: arrays[key] for key in ("fmriTrn", "fmriTest")})
-    assert_refused(capsys, tmp_path, ["run", "--data", tmp_path / "no_stimuli.mat"], "lacks stimTrn")
+    write_arrays(
+        tmp_path / "no_stimuli.mat", {key: arrays[key] for key in ("fmriTrn", "fmriTest")}
+    )
+    assert_refused(
+        capsys, tmp_path, ["run", "--data", tmp_path / "no_stimuli.mat"], "lacks stimTrn"
+    )
     write_arrays(tmp_path / "other_keys.npz", {"x": arrays["fmriTrn"], "y": arrays["stimTrn"]})
     message = "lacks fmriTrn, stimTrn, fmriTest"
     assert_refused(capsys, tmp_path, ["run", "--data", tmp_path / "other_keys.npz"], message)
@@ -213,7 +217,9 @@ def model_folder(data_file, tmp_path):
 def test_reconstruct_refuses_what_the_model_cannot_do(data_file, model_folder, capsys, tmp_path):
     command = ["reconstruct", "--model", model_folder, "--data"]
     recon_file = tmp_path / "recon.npz"
-    more_voxels = write_split(simulate(n_train=12, n_test=4, n_voxels=31), tmp_path / "more_voxels.npz")
+    more_voxels = write_split(
+        simulate(n_train=12, n_test=4, n_voxels=31), tmp_path / "more_voxels.npz"
+    )
     err = error_line(capsys, [*command, more_voxels, "--out", recon_file])
     assert "trained on 30 voxels, these rows have 31" in err
     err = error_line(capsys, [*command, data_file, "--out", tmp_path / "recon.txt"])
@@ -242,11 +248,21 @@ def test_damaged_models_are_refused(data_file, model_folder, capsys, tmp_path):
         (None, "does not exist"),
     ],
 )
-def test_evaluate_refuses_reconstructions_that_do_not_fit(contents, message, data_file, capsys, tmp_path):
+def test_evaluate_refuses_reconstructions_that_do_not_fit(
+    contents, message, data_file, capsys, tmp_path
+):
     recon_file = tmp_path / "recon.npz"
     if contents is not None:
         np.savez(recon_file, **contents)
-    words = ["evaluate", "--data", data_file, "--reconstructions", recon_file, "--out", tmp_path / "out"]
+    words = [
+        "evaluate",
+        "--data",
+        data_file,
+        "--reconstructions",
+        recon_file,
+        "--out",
+        tmp_path / "out",
+    ]
     assert message in error_line(capsys, words)
 
 

@@ -1,4 +1,4 @@
-"""The command line keeps its manners: examples that parse, completion that works in a real shell, chapters that end as promised."""
+"""The command line keeps its manners: examples parse, a shell completes, chapters end as promised."""
 
 import functools
 import json
@@ -49,10 +49,14 @@ def commands_of_the_readme():
     "Every command in README, from its blocks and from its sentences."
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith("digit69 ")]
+    lines = [
+        line for block in blocks for line in block.splitlines() if line.startswith("digit69 ")
+    ]
     commands = [line for line in lines if "|" not in line and "[" not in line]
     quoted = re.findall(r"`(digit69 [^`]+)`", text)
-    return commands + [line for line in quoted if "COMMAND" not in line and "completion" not in line]
+    return commands + [
+        line for line in quoted if "COMMAND" not in line and "completion" not in line
+    ]
 
 
 def test_every_command_of_the_readme_parses():
@@ -66,7 +70,9 @@ def test_every_command_of_the_readme_parses():
 def completion_script():
     "What --install-completion installs for bash."
     environment = {**os.environ, "_DIGIT69_COMPLETE": "source_bash"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment
+    )
     return done.stdout
 
 
@@ -115,12 +121,20 @@ def test_completion_knows_every_model():
     assert set(known_models()) == set(available_models())
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "nbs").glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "nbs").glob("[0-9]*.ipynb")), ids=lambda path: path.stem
+)
 def test_every_chapter_ends_with_what_it_showed_and_an_exercise(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    sources = [(cell["cell_type"], "".join(cell["source"])) for cell in cells if "".join(cell["source"]).strip()]
+    sources = [
+        (cell["cell_type"], "".join(cell["source"]))
+        for cell in cells
+        if "".join(cell["source"]).strip()
+    ]
     texts = [source for kind, source in sources if kind == "markdown"]
     assert re.search(r"^## What this showed$", texts[-1], re.MULTILINE), texts[-1][-200:]
     assert "**Exercise.**" in texts[-1]
     last_kind, last_source = sources[-1]
-    assert last_kind == "markdown" or "#| hide" in last_source, f"{path.name} goes on after its end"
+    assert last_kind == "markdown" or "#| hide" in last_source, (
+        f"{path.name} goes on after its end"
+    )

@@ -114,9 +114,13 @@ def other_calls(marker):
 def names_by_opcodes(marker):
     """Pickles, written by hand, that reach for names in ways that `pickle.dumps` would not."""
     touch, python = f"touch {marker}", f"open({str(marker)!r}, 'w').close()"
-    subclasses = b"cbuiltins\ngetattr\n(cnumpy\nndarray\n" + opcode_text("__subclasses__") + b"tR)R"
+    subclasses = (
+        b"cbuiltins\ngetattr\n(cnumpy\nndarray\n" + opcode_text("__subclasses__") + b"tR)R"
+    )
     dotted = opcode_text("numpy") + opcode_text("ndarray.__subclasses__") + b"\x93)R"
-    dotted_os = opcode_text("numpy") + opcode_text("os.system") + b"\x93(" + opcode_text(touch) + b"tR"
+    dotted_os = (
+        opcode_text("numpy") + opcode_text("os.system") + b"\x93(" + opcode_text(touch) + b"tR"
+    )
     runstring = b"cnumpy.testing._private.utils\nrunstring\n(" + opcode_text(python) + b"}tR"
     return {
         "getattr chain": assembled(subclasses),
@@ -148,7 +152,9 @@ def lies_about_arrays():
         "dtype that lies": assembled(opcode_dtype("O8", plain_state)),
         "records through the state": assembled(opcode_dtype("f8", record_state)),
         "array with a list inside": assembled(list_in_array),
-        "changes a function": assembled(b"cnumpy\ndtype\nN}" + opcode_text("__defaults__") + b")s\x86b"),
+        "changes a function": assembled(
+            b"cnumpy\ndtype\nN}" + opcode_text("__defaults__") + b")s\x86b"
+        ),
         "changes a function by a dict": assembled(change_by_dict),
         "a call as a value": assembled(b"cnumpy\ndtype\n"),
         "holds itself": assembled(b"]\x94h\x00a"),
@@ -206,10 +212,20 @@ NOT_PICKLES = {
     "huge text": b"\x80\x04\x8d" + HUGE + b"x",
     "huge bytearray": b"\x80\x05\x96" + HUGE + b"x",
     "huge array": assembled(
-        FROM_BUFFER + opcode_text("f8") + b"\x89\x88tR\x8a\x08" + HUGE + b"\x85" + opcode_text("C") + b"tR"
+        FROM_BUFFER
+        + opcode_text("f8")
+        + b"\x89\x88tR\x8a\x08"
+        + HUGE
+        + b"\x85"
+        + opcode_text("C")
+        + b"tR"
     ),
     "negative shape": assembled(
-        FROM_BUFFER + opcode_text("u1") + b"\x89\x88tRJ\xff\xff\xff\xff\x85" + opcode_text("C") + b"tR"
+        FROM_BUFFER
+        + opcode_text("u1")
+        + b"\x89\x88tRJ\xff\xff\xff\xff\x85"
+        + opcode_text("C")
+        + b"tR"
     ),
     "deeply nested": assembled(b"]" * 100_000 + b"a" * 99_999),
     "nothing": b"",
@@ -402,7 +418,10 @@ FOREIGN = {
         lambda data: {**data, "test": {key: array[:0] for key, array in data["test"].items()}},
         "holds no rows",
     ),
-    "no embeddings": (changed("test", fmri_embeddings=lambda _: None), "test lacks fmri_embeddings"),
+    "no embeddings": (
+        changed("test", fmri_embeddings=lambda _: None),
+        "test lacks fmri_embeddings",
+    ),
     "768 numbers": (
         changed("test", fmri_embeddings=lambda _: np.ones((6, 768))),
         r"must be \(6, 512\)",
@@ -432,7 +451,9 @@ FOREIGN = {
         r"must lie in \[0, 1\]",
     ),
     "channels last": (
-        changed("test", original_images=lambda part: part["original_images"].transpose(0, 2, 3, 1)),
+        changed(
+            "test", original_images=lambda part: part["original_images"].transpose(0, 2, 3, 1)
+        ),
         "has shape",
     ),
     "other voxels": (
@@ -542,7 +563,9 @@ def test_a_weights_file_is_read(random_clip, split, tmp_path):
 
 @needs_clip
 def test_clip_serves_as_image_encoder(random_clip, split, tmp_path):
-    data = Digit69EmbeddingConverter().convert(split, tmp_path, "smoke", image_encoder=random_clip)
+    data = Digit69EmbeddingConverter().convert(
+        split, tmp_path, "smoke", image_encoder=random_clip
+    )
     assert data["test"]["image_embeddings"].shape == (6, 512)
     assert "ClipImageEncoder" in data["metadata"]["image_embeddings"]
 

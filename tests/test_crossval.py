@@ -51,7 +51,12 @@ def local(data, tmp_path_factory):
 def cluster():
     from distributed import LocalCluster
 
-    options = {"processes": True, "dashboard_address": None, "host": "127.0.0.1", "silence_logs": 50}
+    options = {
+        "processes": True,
+        "dashboard_address": None,
+        "host": "127.0.0.1",
+        "silence_logs": 50,
+    }
     with LocalCluster(n_workers=2, threads_per_worker=1, **options) as running:
         yield running
 
@@ -64,7 +69,9 @@ def assert_same_results(a, b):
     """Two run folders hold the same results, except for what a clock measured."""
     assert drop_timings(read(a, "metrics.json")) == drop_timings(read(b, "metrics.json"))
     assert read(a, "differences.json") == read(b, "differences.json")
-    assert (a / "metrics_per_image.csv").read_bytes() == (b / "metrics_per_image.csv").read_bytes()
+    assert (a / "metrics_per_image.csv").read_bytes() == (
+        b / "metrics_per_image.csv"
+    ).read_bytes()
 
 
 def write_times(files):
@@ -84,7 +91,9 @@ def test_two_jobs_give_the_metrics_of_one_and_another_seed_does_not(data, local,
     assert drop_timings(other) != drop_timings(read(local, "metrics.json"))
 
 
-def test_a_cluster_that_loses_a_worker_gives_the_same_metrics(data, local, tmp_path, cluster, monkeypatch):
+def test_a_cluster_that_loses_a_worker_gives_the_same_metrics(
+    data, local, tmp_path, cluster, monkeypatch
+):
     """One of two workers is killed after the second fold; workers send results back and write no files."""
     victim = next(worker.pid for worker in cluster.workers.values())
     written = []
@@ -99,7 +108,9 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_metrics(data, local, tmp_p
     monkeypatch.setattr(crossval, "write_npz", write_and_kill)
     out = tmp_path / "dask"
     cross_validate(data, ["ridge"], out, **SETTINGS, scheduler=cluster.scheduler_address)
-    assert victim not in [worker.pid for worker in cluster.workers.values()]  # another took its place
+    assert victim not in [
+        worker.pid for worker in cluster.workers.values()
+    ]  # another took its place
     assert len(list((out / "folds").rglob("*.npz"))) == 30
     assert_same_results(local, out)
 
@@ -108,7 +119,14 @@ def test_the_command_line_reaches_the_cluster(digit69, data, tmp_path, cluster):
     split = Split(data.rows(np.arange(40)), data.rows(np.arange(40, 50)))
     file = write_split(split, tmp_path / "d.npz")
     what = ("--data", file, "--models", "ridge", "--folds", 3, "--quiet")
-    where = ("--engine", "dask", "--scheduler", cluster.scheduler_address, "--out", tmp_path / "dask")
+    where = (
+        "--engine",
+        "dask",
+        "--scheduler",
+        cluster.scheduler_address,
+        "--out",
+        tmp_path / "dask",
+    )
     done = digit69("crossval", *what, *where)
     assert done.returncode == 0, done.stderr
     cross_validate(load_dataset(str(file)).pooled(), ["ridge"], tmp_path / "local", n_splits=3)
@@ -119,7 +137,9 @@ def test_a_scheduler_without_workers_is_said():
     from distributed import LocalCluster
 
     with (
-        LocalCluster(n_workers=0, dashboard_address=None, host="127.0.0.1", silence_logs=50) as empty,
+        LocalCluster(
+            n_workers=0, dashboard_address=None, host="127.0.0.1", silence_logs=50
+        ) as empty,
         pytest.raises(ModelError, match="no worker of tcp"),
     ):
         connect_to_dask(empty.scheduler_address, patience=1)
@@ -275,7 +295,9 @@ def test_a_class_that_was_never_learnt_is_harder(data, local, tmp_path):
     assert models["ridge"]["pcc"]["mean"] < in_folds
 
 
-def test_a_model_that_cannot_learn_from_a_fold_is_left_out_with_its_reason(data, tmp_path, monkeypatch):
+def test_a_model_that_cannot_learn_from_a_fold_is_left_out_with_its_reason(
+    data, tmp_path, monkeypatch
+):
     get_model_spec("ridge")
     monkeypatch.setitem(MODELS, "picky", None)  # restored after the test
 
@@ -313,7 +335,9 @@ def test_every_pair_of_models_is_compared_image_by_image(local):
     assert pairs == [("mean", "class_mean"), ("mean", "ridge"), ("class_mean", "ridge")]
     models = read(local, "metrics.json")["models"]
     gap = differences["pairs"]["mean"]["ridge"]["pcc"]
-    assert abs(gap["mean"] - (models["mean"]["pcc"]["mean"] - models["ridge"]["pcc"]["mean"])) < 1e-5
+    assert (
+        abs(gap["mean"] - (models["mean"]["pcc"]["mean"] - models["ridge"]["pcc"]["mean"])) < 1e-5
+    )
     assert gap["lo"] < gap["mean"] < gap["hi"] < 0
 
 

@@ -145,9 +145,13 @@ def test_a_metric_from_outside_has_a_null_and_a_learning_curve_in_its_own_direct
     monkeypatch.setitem(METRICS, "missing_ink", None)
     del METRICS["missing_ink"]  # put back, that is taken out, after the test
     register_metric(Metric("missing_ink", "missing ink", missing_ink, higher_is_better=False))
-    null = permutation_null(data, ["ridge"], tmp_path, 4)["models"]["ridge"]["scores"]["missing_ink"]
+    null = permutation_null(data, ["ridge"], tmp_path, 4)["models"]["ridge"]["scores"][
+        "missing_ink"
+    ]
     assert null["p"] == 0.2 and null["observed"] < min(null["null"])
-    curve = learning_curve(data, ["ridge"], tmp_path, n_repeats=1)["models"]["ridge"]["missing_ink"]
+    curve = learning_curve(data, ["ridge"], tmp_path, n_repeats=1)["models"]["ridge"][
+        "missing_ink"
+    ]
     assert curve["measured"][-1]["mean"] < curve["measured"][0]["mean"]
     assert curve["limit"]["lo"] >= 0
 
@@ -164,7 +168,9 @@ def test_p_of_the_label_permutation_test_is_uniform_without_information(data):
     p = []
     for seed in range(40):
         recon = random.random(data.images.shape)
-        test = label_permutation_test(recon, data.images, data.labels, n_permutations=200, seed=seed)
+        test = label_permutation_test(
+            recon, data.images, data.labels, n_permutations=200, seed=seed
+        )
         p.append(test["p"])
     assert 0.25 < np.mean(p) < 0.75
     assert min(p) > 0
@@ -182,7 +188,9 @@ def test_subsets_are_nested_balanced_and_keep_repeats_together(data):
 
 
 def test_the_curve_of_ridge_rises_and_says_how_unsure_it_is(data, tmp_path):
-    curve = learning_curve(data, ["ridge"], tmp_path, n_splits=4, n_repeats=2)["models"]["ridge"]["pcc"]
+    curve = learning_curve(data, ["ridge"], tmp_path, n_splits=4, n_repeats=2)["models"]["ridge"][
+        "pcc"
+    ]
     measured = [point["mean"] for point in curve["measured"]]
     assert measured[-1] > measured[0]
     assert curve["sizes"] == sorted(curve["sizes"])

@@ -59,7 +59,9 @@ def test_no_page_fetches_anything_from_the_network(pages):
 
 def test_no_style_fetches_anything_from_the_network():
     styles = SITE.rglob("*.css")
-    assert [path.name for path in styles if FETCHED_BY_CSS.search(path.read_text(encoding="utf-8"))] == []
+    assert [
+        path.name for path in styles if FETCHED_BY_CSS.search(path.read_text(encoding="utf-8"))
+    ] == []
 
 
 def test_every_link_within_the_website_leads_somewhere(pages):

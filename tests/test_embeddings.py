@@ -107,7 +107,9 @@ def test_the_same_seed_gives_the_same_embeddings(split, pipeline):
 def test_excluded_stimuli_never_occur_in_a_batch(split, pipeline):
     excluded = [0, 5, 9]
     generator = torch.Generator().manual_seed(0)
-    embeddings, images = pipeline.sample_batch(400, generator, measured_fraction=0.5, exclude_rows=excluded)
+    embeddings, images = pipeline.sample_batch(
+        400, generator, measured_fraction=0.5, exclude_rows=excluded
+    )
     augmented = pipeline.augmented_images_[np.isin(pipeline.augmented_stimuli_, excluded)]
     forbidden = {image.tobytes() for image in (*split.train.images[excluded], *augmented)}
     assert not forbidden & {image.numpy().tobytes() for image in images}
@@ -119,12 +121,16 @@ def test_excluded_stimuli_never_occur_in_a_batch(split, pipeline):
 
 def test_the_stimuli_of_a_batch_are_those_of_its_images(split, pipeline):
     generator = torch.Generator().manual_seed(0)
-    _, images, stimuli = pipeline.sample_batch(50, generator, measured_fraction=1.0, return_stimuli=True)
+    _, images, stimuli = pipeline.sample_batch(
+        50, generator, measured_fraction=1.0, return_stimuli=True
+    )
     np.testing.assert_array_equal(images, split.train.images[stimuli])
 
 
 def test_a_saved_pipeline_embeds_the_same(split, pipeline):
-    again = EmbeddingPipeline.from_state({name: np.array(array) for name, array in pipeline.state().items()})
+    again = EmbeddingPipeline.from_state(
+        {name: np.array(array) for name, array in pipeline.state().items()}
+    )
     np.testing.assert_array_equal(again.embed(split.test.fmri), pipeline.embed(split.test.fmri))
     np.testing.assert_array_equal(
         again.embed_images(split.test.images), pipeline.embed_images(split.test.images)
@@ -135,7 +141,9 @@ def test_a_saved_pipeline_embeds_the_same(split, pipeline):
 
 
 def test_the_pipeline_is_fitted_once_per_train_set(split):
-    assert fit_embedding_pipeline(split.train, "smoke") is fit_embedding_pipeline(split.train, "smoke")
+    assert fit_embedding_pipeline(split.train, "smoke") is fit_embedding_pipeline(
+        split.train, "smoke"
+    )
     with pytest.raises(ModelError, match="choose smoke, quick, full"):
         fit_embedding_pipeline(split.train, "turbo")
 

@@ -42,7 +42,9 @@ def test_upward_imports_are_found(house, statement):
 def test_two_and_three_digits_stand_on_the_same_floor(house):
     write_module(house, "60_report.ipynb", "from .models.ldm import x")
     write_module(house, "54_bench.ipynb", "from .report import x")
-    assert floors.violations(house) == ["digit69.bench line 4: imports report (60), which is not below 54"]
+    assert floors.violations(house) == [
+        "digit69.bench line 4: imports report (60), which is not below 54"
+    ]
 
 
 def test_names_that_do_not_place_a_module(house):

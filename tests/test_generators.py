@@ -149,7 +149,12 @@ def test_every_scheduler_samples_from_the_same_ldm(prediction, scheduler):
     torch.manual_seed(0)
     ldm = small_ldm(prediction)
     for steps, guidance_scale in ((1, 1.0), (2, 2.0), (7, 1.5)):
-        settings = {"steps": steps, "guidance_scale": guidance_scale, "seed": 4, "scheduler": scheduler}
+        settings = {
+            "steps": steps,
+            "guidance_scale": guidance_scale,
+            "seed": 4,
+            "scheduler": scheduler,
+        }
         samples = ldm.sample(embeddings(2), n_samples=2, **settings)
         assert torch.isfinite(samples).all()
         assert_images(samples.numpy(), (2, 2, 28, 28))
@@ -166,11 +171,17 @@ def test_an_ldm_takes_a_scheduler_object():
 def test_dropped_conditions_do_not_reach_the_denoiser():
     torch.manual_seed(0)
     denoiser = LatentDenoiser(width=16, depth=1).eval()
-    torch.nn.init.normal_(denoiser.blocks[0].correct[-1].weight)  # an untrained block adds nothing
+    torch.nn.init.normal_(
+        denoiser.blocks[0].correct[-1].weight
+    )  # an untrained block adds nothing
     latents = torch.randn(3, 4, 7, 7)
     steps = torch.tensor([1, 500, 999])
     dropped = torch.ones(3, dtype=bool)
     with torch.no_grad():
         unconditional = denoiser(latents, steps)
-        assert torch.allclose(denoiser(latents, steps, embeddings(), dropped), unconditional, atol=1e-6)
-        assert not torch.allclose(denoiser(latents, steps, embeddings()), unconditional, atol=1e-4)
+        assert torch.allclose(
+            denoiser(latents, steps, embeddings(), dropped), unconditional, atol=1e-6
+        )
+        assert not torch.allclose(
+            denoiser(latents, steps, embeddings()), unconditional, atol=1e-4
+        )

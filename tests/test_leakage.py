@@ -51,7 +51,9 @@ def leaks(split):
 
 
 def append_rows(train, fmri, images):
-    return BrainDataset(np.concatenate([train.fmri, fmri]), np.concatenate([train.images, images]))
+    return BrainDataset(
+        np.concatenate([train.fmri, fmri]), np.concatenate([train.images, images])
+    )
 
 
 def test_test_rows_copied_into_train_are_caught(split):

@@ -81,7 +81,13 @@ def guests():
     """Three metrics registered from here, taken out again afterwards."""
     metrics = [
         Metric("worst_pixel", "worst pixel", worst_pixel, higher_is_better=False),
-        Metric("brightness_match", "brightness", brightness_match, higher_is_better=True, headline=True),
+        Metric(
+            "brightness_match",
+            "brightness",
+            brightness_match,
+            higher_is_better=True,
+            headline=True,
+        ),
         Metric("n_stimuli", "candidates", rank_among_stimuli, higher_is_better=True, ranks=True),
     ]
     for metric in metrics:
@@ -104,7 +110,9 @@ def test_a_metric_from_outside_is_computed_and_summarised_with_the_others(guests
     assert list(values) == list(METRICS)
     summary = summarize(values)
     for guest in guests:
-        assert summary[guest.name]["lo"] <= summary[guest.name]["mean"] <= summary[guest.name]["hi"]
+        assert (
+            summary[guest.name]["lo"] <= summary[guest.name]["mean"] <= summary[guest.name]["hi"]
+        )
 
 
 def test_a_rank_metric_from_outside_sees_all_stimuli(guests, images):
@@ -118,7 +126,9 @@ def test_figures_show_a_metric_from_outside_with_its_direction(guests, images):
     summary = summarize(compute_metrics(*images))
     titles = [ax.get_title(loc="left") for ax in metric_panels({"a model": summary}).axes]
     assert "worst pixel (lower is better)" in titles
-    assert titles.index("brightness") < titles.index("identification within class")  # headlines come first
+    assert titles.index("brightness") < titles.index(
+        "identification within class"
+    )  # headlines come first
 
 
 def test_a_figure_of_scores_from_before_a_metric_was_registered_can_still_be_drawn(guests):

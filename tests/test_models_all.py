@@ -44,13 +44,20 @@ def test_all_models_in_one_run(digit69, folder):
     }
     assert promised <= figures
     assert any(name.startswith("enhanced_samples_epoch_") for name in figures)
-    embeddings = {"digit69_embeddings.pkl", "digit69_embeddings.npz", "digit69_embeddings_metadata.json"}
+    embeddings = {
+        "digit69_embeddings.pkl",
+        "digit69_embeddings.npz",
+        "digit69_embeddings_metadata.json",
+    }
     assert embeddings <= file_names(run / "embeddings")
 
 
 @pytest.mark.parametrize(
     "model, artefact, key",
-    [("regression", "baseline_model_best", None), ("diffusion", "enhanced_ldm_best", "model_state_dict")],
+    [
+        ("regression", "baseline_model_best", None),
+        ("diffusion", "enhanced_ldm_best", "model_state_dict"),
+    ],
 )
 def test_promised_weights_load_safely_and_agree(folder, model, artefact, key):
     model_folder = folder / "run" / "models" / model
@@ -65,12 +72,23 @@ def test_a_saved_model_reconstructs_rows_that_come_alone(digit69, folder):
     run = folder / "run"
     for name in ("regression", "ldm"):
         model, out = run / "models" / name, folder / f"{name}.npz"
-        done = digit69("reconstruct", "--model", model, "--data", folder / "sim.mat", "--out", out)
+        done = digit69(
+            "reconstruct", "--model", model, "--data", folder / "sim.mat", "--out", out
+        )
         assert done.returncode == 0, done.stderr
         with np.load(out) as alone, np.load(run / "reconstructions" / f"{name}.npz") as together:
             assert np.abs(alone["reconstructions"] - together["reconstructions"]).max() < 1e-5
     out = folder / "samples.npz"
-    words = ("--model", run / "models" / "ldm", "--data", folder / "sim.mat", "--out", out, "--samples", 3)
+    words = (
+        "--model",
+        run / "models" / "ldm",
+        "--data",
+        folder / "sim.mat",
+        "--out",
+        out,
+        "--samples",
+        3,
+    )
     done = digit69("reconstruct", *words)
     assert done.returncode == 0, done.stderr
     with np.load(out) as arrays:

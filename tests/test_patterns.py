@@ -11,11 +11,11 @@ from digit69.crossval import cross_validate
 from digit69.data import Split
 from digit69.evaluation import detect_leakage, fit_and_reconstruct
 from digit69.metrics import binary_metrics
-from digit69.pixel_metrics import pcc
 from digit69.models.base import load_model
 from digit69.models.pattern_generator import binary_pattern
 from digit69.models.registry import available_models, get_model_spec, make_model
 from digit69.patterns import detect_block_patterns, random_block_figures, render_blocks
+from digit69.pixel_metrics import pcc
 from digit69.prior import sample_prior
 from digit69.readers import read_split
 from digit69.runs import load_run
@@ -117,11 +117,15 @@ def test_binary_patterns_of_two_stage_beat_a_cut_at_half(miyawaki_file):
     assert learnt > 0.6
 
 
-def test_copies_of_left_out_patterns_that_chance_makes_are_taken_out_and_counted(patterns, posterior):
+def test_copies_of_left_out_patterns_that_chance_makes_are_taken_out_and_counted(
+    patterns, posterior
+):
     known = {image.tobytes() for image in patterns.train.images}
     imagined = render_blocks(detect_block_patterns(candidate_images(posterior)))
     met_by_chance = np.array([image for image in imagined if image.tobytes() not in known])[:8]
-    test = replace(patterns.test, fmri=patterns.test.fmri[: len(met_by_chance)], images=met_by_chance)
+    test = replace(
+        patterns.test, fmri=patterns.test.fmri[: len(met_by_chance)], images=met_by_chance
+    )
     split = Split(patterns.train, test)
     assert "image prior holds" in detect_leakage(posterior, split)[0]
     result = fit_and_reconstruct("posterior", split, "smoke")
@@ -146,7 +150,9 @@ def test_stimuli_are_left_out_where_they_repeat(patterns, tmp_path):
 def test_copying_wins_the_published_split(miyawaki_file):
     """All twelve test images occur in train: whoever recalls them perfectly scores 1."""
     split = read_split(miyawaki_file)
-    train, test = (images.reshape(len(images), -1) for images in (split.train.images, split.test.images))
+    train, test = (
+        images.reshape(len(images), -1) for images in (split.train.images, split.test.images)
+    )
     nearest = ((test[:, None] - train[None]) ** 2).sum(2).argmin(1)
     assert pcc(split.train.images[nearest], split.test.images).min() > 0.999
 

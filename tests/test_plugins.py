@@ -1,4 +1,4 @@
-"""Another package adds a model, a data set and metrics without touching this one, and meets them everywhere."""
+"""Another package adds a model, a data set and metrics, and finds them everywhere."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PLUGIN = '''
+PLUGIN = """
 import numpy as np
 
 from digit69.data import BrainDataset, Split
@@ -45,9 +45,9 @@ def read_toy(path=None):
 register_dataset(
     DatasetSpec(
         name="toy",
-        file="toy.npz",
-        url=None,
-        sha256=None,
+        file="",
+        url="",
+        sha256="",
         owner="the toy lab",
         terms="free for all",
         label_names={1: "hexa", 2: "ennea"},
@@ -73,7 +73,7 @@ class HalfMean(Reconstructor):
 
     def _reconstruct(self, fmri):
         return np.repeat(self.brightness * self.image_[None], len(fmri), 0)
-'''
+"""
 
 ENTRY_POINTS = """
 [digit69.models]
@@ -109,7 +109,9 @@ def run_python(plugin, script, *words):
 
 def digit69_with_plugin(plugin, *words):
     "Run the command line with the plugin installed; returns what it printed."
-    return run_python(plugin, "import sys; from digit69.cli import main; sys.exit(main())", *words)
+    return run_python(
+        plugin, "import sys; from digit69.cli import main; sys.exit(main())", *words
+    )
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +119,16 @@ def run(plugin, tmp_path_factory):
     "A run of the plugin's model on the plugin's data: (folder, what the terminal said)."
     folder = tmp_path_factory.mktemp("runs") / "toy"
     said = digit69_with_plugin(
-        plugin, "run", "--data", "toy", "--models", "half_mean", "--preset", "smoke", "--out", folder
+        plugin,
+        "run",
+        "--data",
+        "toy",
+        "--models",
+        "half_mean",
+        "--preset",
+        "smoke",
+        "--out",
+        folder,
     )
     return folder, said
 
@@ -153,11 +164,22 @@ def test_the_direction_of_a_metric_is_told(run):
 
 def test_bench_measures_the_model_unasked_and_shows_the_metrics(plugin, tmp_path):
     said = digit69_with_plugin(
-        plugin, "bench", "--data", "toy", "--models", "half_mean", "--preset", "smoke", "--out", tmp_path / "b"
+        plugin,
+        "bench",
+        "--data",
+        "toy",
+        "--models",
+        "half_mean",
+        "--preset",
+        "smoke",
+        "--out",
+        tmp_path / "b",
     )
     assert "half_mean" in said
     assert "missing ink" in said
-    unasked = run_python(plugin, "from digit69.bench import default_models; print(default_models())")
+    unasked = run_python(
+        plugin, "from digit69.bench import default_models; print(default_models())"
+    )
     assert "half_mean" in unasked
 
 
@@ -186,7 +208,18 @@ def test_completion_and_the_list_of_data_know_them(plugin):
 def test_nulls_learning_curves_and_differences_hold_the_metrics(plugin, tmp_path):
     folder = Path(tmp_path) / "cv"
     digit69_with_plugin(
-        plugin, "crossval", "--data", "toy", "--models", "half_mean", "--folds", "3", "--null", "3", "--out", folder
+        plugin,
+        "crossval",
+        "--data",
+        "toy",
+        "--models",
+        "half_mean",
+        "--folds",
+        "3",
+        "--null",
+        "3",
+        "--out",
+        folder,
     )
     null = json.loads((folder / "null.json").read_text())["models"]
     assert {"missing_ink", "shared_ink"} <= set(null["ridge"]["scores"])

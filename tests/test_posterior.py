@@ -58,12 +58,16 @@ def mean_pcc(model, test):
 
 
 def test_it_beats_ridge_on_a_simulated_subject(split, fitted):
-    assert mean_pcc(fitted, split.test) > mean_pcc(make_model("ridge").fit(split.train), split.test)
+    assert mean_pcc(fitted, split.test) > mean_pcc(
+        make_model("ridge").fit(split.train), split.test
+    )
 
 
 def test_the_posterior_mean_has_less_squared_error_than_the_map_estimate(split, fitted):
     estimates = fitted.estimates(split.test.fmri)
-    error = {kind: ((images - split.test.images) ** 2).mean() for kind, images in estimates.items()}
+    error = {
+        kind: ((images - split.test.images) ** 2).mean() for kind, images in estimates.items()
+    }
     assert error["mean"] < error["map"]
     assert all(images.shape == (12, 28, 28) for images in estimates.values())
     assert all(images.dtype == np.float32 for images in estimates.values())
@@ -91,7 +95,9 @@ def test_wider_intervals_hold_narrower_ones(split, fitted):
 
 def test_samples_have_a_temperature_of_their_own(split, fitted):
     selected = fitted.selected_params_
-    assert np.isclose(fitted.sample_temperature_ratio_ * selected.temperature, selected.sample_temperature)
+    assert np.isclose(
+        fitted.sample_temperature_ratio_ * selected.temperature, selected.sample_temperature
+    )
     colder = copy.copy(fitted)
     colder.sample_temperature_ratio_ = fitted.sample_temperature_ratio_ / 4
     rows = split.test.fmri
@@ -113,7 +119,9 @@ def test_selection_never_sees_candidates_of_left_out_stimuli(split):
     inner = fit_inner_likelihoods(split.train, EncodingConfig(n_selected=100), (100,), n_splits=4)
     left_out = np.concatenate([fold.validation_idx for fold in inner])
     assert sorted(left_out) == list(range(split.train.n))
-    wrong_parents = np.repeat(np.arange(300)[:, None] % 9, 3, 1)  # hardly any candidate is excluded
+    wrong_parents = np.repeat(
+        np.arange(300)[:, None] % 9, 3, 1
+    )  # hardly any candidate is excluded
     honest = best_inner_pcc(split, inner, images, parents)
     leaky = best_inner_pcc(split, inner, images, wrong_parents)
     assert leaky > honest + 0.02  # the stimulus itself is among the candidates
@@ -184,12 +192,16 @@ def test_an_unknown_estimate_is_refused(split):
         make_model("posterior", estimate="median").fit(split.train)
 
 
-def test_a_file_with_few_voxels_and_without_test_images_through_the_command_line(digit69, tmp_path, split):
+def test_a_file_with_few_voxels_and_without_test_images_through_the_command_line(
+    digit69, tmp_path, split
+):
     train = replace(split.train, fmri=split.train.fmri[:, :37])
     test = replace(split.test, fmri=split.test.fmri[:, :37]).blind()
     data = write_split(replace(split, train=train, test=test), tmp_path / "blind.mat")
     model, out = tmp_path / "model", tmp_path / "reconstructions.npz"
-    done = digit69("train", "--data", data, "--model", "posterior", "--preset", "smoke", "--out", model)
+    done = digit69(
+        "train", "--data", data, "--model", "posterior", "--preset", "smoke", "--out", model
+    )
     assert done.returncode == 0, done.stderr
     done = digit69("reconstruct", "--model", model, "--data", data, "--out", out, "--samples", 3)
     assert done.returncode == 0, done.stderr

@@ -36,7 +36,9 @@ def honest():
 
 
 def with_voxels(split, train, test):
-    return replace(split, train=replace(split.train, fmri=train), test=replace(split.test, fmri=test))
+    return replace(
+        split, train=replace(split.train, fmri=train), test=replace(split.test, fmri=test)
+    )
 
 
 def leaks(split):
@@ -55,7 +57,9 @@ def scaled(split, train_by, test_by, scale=z_score):
     """Voxels of train and test, scaled by the rows named: train, test or all."""
     rows = {"train": split.train.fmri, "test": split.test.fmri}
     rows["all"] = np.concatenate([rows["train"], rows["test"]])
-    return with_voxels(split, scale(rows["train"], rows[train_by]), scale(rows["test"], rows[test_by]))
+    return with_voxels(
+        split, scale(rows["train"], rows[train_by]), scale(rows["test"], rows[test_by])
+    )
 
 
 def scaling(split):
@@ -77,7 +81,11 @@ def test_an_honest_split_has_no_leak(seed):
 def test_no_false_alarm_on_voxels_that_vary_around_zero():
     random = np.random.default_rng(0)
     for _ in range(200):
-        n_train, n_test, n_voxels = random.integers(4, 40), random.integers(1, 6), random.integers(2, 60)
+        n_train, n_test, n_voxels = (
+            random.integers(4, 40),
+            random.integers(1, 6),
+            random.integers(2, 60),
+        )
         fmri = random.normal(size=(n_train + n_test, n_voxels))
         train = BrainDataset(fmri[:n_train], np.zeros((n_train, 28, 28)))
         assert scaling(Split(train, BrainDataset(fmri[n_train:]))).level != "leak"
@@ -129,7 +137,9 @@ def test_copied_voxel_rows_are_found_also_with_a_little_noise(honest, noise):
         ("test", "test", "test"),
     ],
 )
-def test_the_audit_tells_on_which_rows_a_scaling_was_learnt(honest, scale, train_by, test_by, source):
+def test_the_audit_tells_on_which_rows_a_scaling_was_learnt(
+    honest, scale, train_by, test_by, source
+):
     finding = scaling(scaled(honest, train_by, test_by, scale))
     assert finding.values["learnt_on"] == source
     assert (finding.level == "leak") == (source != "train")
@@ -181,7 +191,9 @@ def with_constant_voxels(split):
     return with_voxels(split, fmri, split.test.fmri)
 
 
-@pytest.mark.parametrize("change", [blind, one_test_row, one_row_each, unlabelled, with_constant_voxels])
+@pytest.mark.parametrize(
+    "change", [blind, one_test_row, one_row_each, unlabelled, with_constant_voxels]
+)
 def test_incomplete_data_are_audited_without_accusation_and_drawn(honest, change):
     split = change(honest)
     report = audit(split)
@@ -206,7 +218,9 @@ def patterns(miyawaki_file):
     return read_split(miyawaki_file)
 
 
-def test_the_published_split_of_the_patterns_overlaps_12_of_12_and_was_scaled_over_all_rows(patterns):
+def test_the_published_split_of_the_patterns_overlaps_12_of_12_and_was_scaled_over_all_rows(
+    patterns,
+):
     report = audit(patterns)
     assert "12 of 12 test stimuli occur in train" in report["shared stimuli"].text
     assert {leak.check for leak in report.leaks} == {"shared stimuli", "normalisation"}

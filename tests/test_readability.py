@@ -43,7 +43,9 @@ def test_only_exported_cells_count(tmp_path):
     test_cell = code_cell("a = 1; b = 2")
     private_cell = code_cell("#| hide\n#| exporti\ndef _f(): pass")
     write_notebook(tmp_path / "nbs" / "000_core.ipynb", test_cell, private_cell)
-    write_notebook(tmp_path / "nbs" / ".ipynb_checkpoints" / "x.ipynb", code_cell("#| export\nx = 1"))
+    write_notebook(
+        tmp_path / "nbs" / ".ipynb_checkpoints" / "x.ipynb", code_cell("#| export\nx = 1")
+    )
     values = measured(tmp_path)
     assert values["cells"] == 1
     assert values["semicolons"] == 0
@@ -59,7 +61,10 @@ def test_only_exported_cells_count(tmp_path):
         ("named_lambdas", "f = lambda x: x"),
         ("named_lambdas", "f: object = lambda x: x"),
         ("nested_comprehensions", "x = [[j for j in i] for i in y]"),
-        ("tuple_attributes", "class A:\n    def __init__(self, a, b):\n        self.a, self.b = a, b"),
+        (
+            "tuple_attributes",
+            "class A:\n    def __init__(self, a, b):\n        self.a, self.b = a, b",
+        ),
         ("bare_parameters", "def f(x) -> int: ..."),
         ("bare_parameters", "class A:\n    def f(self, x) -> int: ..."),
     ],
@@ -80,7 +85,10 @@ def test_finds(tmp_path, measure, source):
             "class A:\n    def __init__(self, pair):\n        a, b = pair\n        self.a = a",
         ),
         ("bare_parameters", "def _f(x): ...\ndef g(x: int, *args, **kwargs): ..."),
-        ("bare_parameters", "class A:\n    def _f(self, x): ...\n    @staticmethod\n    def g(x: int): ..."),
+        (
+            "bare_parameters",
+            "class A:\n    def _f(self, x): ...\n    @staticmethod\n    def g(x: int): ...",
+        ),
     ],
 )
 def test_does_not_find(tmp_path, measure, source):

@@ -38,17 +38,24 @@ def book(tmp_path, run_folder):
     """A notebook whose table was made from the result file of that run."""
     results.write_results(run_folder, "demo", tmp_path)
     output = {"output_type": "execute_result", "data": {"text/markdown": ["| ridge | 0.5642 |"]}}
-    write_notebook(tmp_path / "nbs" / "520_models.ldm.ipynb", code_cell(SOURCE, [output]), code_cell("1 / 0"))
+    write_notebook(
+        tmp_path / "nbs" / "520_models.ldm.ipynb", code_cell(SOURCE, [output]), code_cell("1 / 0")
+    )
     return tmp_path
 
 
 def test_result_file_holds_what_a_table_needs(tmp_path, run_folder):
-    content = json.loads(results.write_results(run_folder, "demo", tmp_path).read_text(encoding="utf-8"))
+    content = json.loads(
+        results.write_results(run_folder, "demo", tmp_path).read_text(encoding="utf-8")
+    )
     assert content["models"]["ridge"]["pcc"]["mean"] == 0.5642
     assert content["models"]["ridge"]["n_parameters"] == 784
     assert content["n"] == 10
     assert content["protocol"] == "the split of the file"
-    assert content["command"] == "digit69 run --data digit69_dev --models ridge --preset quick --seed 0"
+    assert (
+        content["command"]
+        == "digit69 run --data digit69_dev --models ridge --preset quick --seed 0"
+    )
 
 
 def test_machine_paths_are_refused(tmp_path, run_folder):
@@ -72,7 +79,9 @@ def test_table_in_step_with_its_file(book):
 
 def test_stale_table_is_found(book):
     file = book / "nbs" / "results" / "demo.json"
-    file.write_text(file.read_text(encoding="utf-8").replace("0.5642", "0.6000"), encoding="utf-8")
+    file.write_text(
+        file.read_text(encoding="utf-8").replace("0.5642", "0.6000"), encoding="utf-8"
+    )
     [problem] = results.check_tables(book)
     assert problem.startswith("520_models.ldm.ipynb cell 0 is stale:")
     assert "-| ridge | 0.5642 |" in problem

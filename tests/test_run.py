@@ -24,7 +24,11 @@ from digit69.scoring import drop_timings
 from digit69.simulation import simulate
 
 MODELS = ("mean", "class_mean", "ridge")
-RUN_FIGURES = ("comprehensive_model_comparison", "metrics_comparison", "best_worst_reconstructions")
+RUN_FIGURES = (
+    "comprehensive_model_comparison",
+    "metrics_comparison",
+    "best_worst_reconstructions",
+)
 RUN_FILES = (
     "manifest.json",
     "metrics.json",
@@ -105,7 +109,9 @@ def crossval_folder(small, tmp_path_factory):
     "One finished `digit69 crossval`, shared: two repeats for the baselines, one for ridge."
     out = tmp_path_factory.mktemp("crossval") / "cv"
     folds = ("--folds", 3, "--repeats", 2, "--once", "ridge")
-    assert digit69_here("crossval", "--data", small, "--models", "ridge", *folds, "--out", out) == 0
+    assert (
+        digit69_here("crossval", "--data", small, "--models", "ridge", *folds, "--out", out) == 0
+    )
     return out
 
 
@@ -123,7 +129,12 @@ def test_run_writes_the_promised_folder(run_folder, small):
     assert [file for file in RUN_FILES if not (run_folder / file).is_file()] == []
     result, manifest = metrics(run_folder), read_json(run_folder / "manifest.json")
     sizes = {"n_train": 40, "n_test": 10, "n_voxels": 200}
-    data = {"name": "small", "sha256": sha256(small), **sizes, "protocol": "the split of the file"}
+    data = {
+        "name": "small",
+        "sha256": sha256(small),
+        **sizes,
+        "protocol": "the split of the file",
+    }
     assert (result["schema_version"], result["data"]) == (1, data)
     assert manifest["status"] == "done" and manifest["data"]["sha256"] == sha256(small)
     assert manifest["seed"] == 0 and manifest["machine"]["threads"] >= 1
@@ -139,7 +150,9 @@ def test_scores_of_a_run_are_means_over_its_images(run_folder):
     rows = list(csv.DictReader((run_folder / "metrics_per_image.csv").open()))
     pcc = [float(row["pcc"]) for row in rows if row["model"] == "ridge"]
     assert len(rows) == 30
-    assert np.mean(pcc) == pytest.approx(metrics(run_folder)["models"]["ridge"]["pcc"]["mean"], abs=1e-5)
+    assert np.mean(pcc) == pytest.approx(
+        metrics(run_folder)["models"]["ridge"]["pcc"]["mean"], abs=1e-5
+    )
 
 
 def test_reconstructions_are_images(run_folder):
@@ -150,7 +163,16 @@ def test_reconstructions_are_images(run_folder):
 
 
 def test_a_run_repeats_itself_whatever_the_number_of_jobs(run_folder, small, tmp_path, no_pages):
-    words = ("--data", small, "--models", ",".join(MODELS), "--jobs", 2, "--out", tmp_path / "again")
+    words = (
+        "--data",
+        small,
+        "--models",
+        ",".join(MODELS),
+        "--jobs",
+        2,
+        "--out",
+        tmp_path / "again",
+    )
     assert digit69_here("run", *words) == 0
     assert drop_timings(metrics(tmp_path / "again")) == drop_timings(metrics(run_folder))
 
@@ -158,7 +180,10 @@ def test_a_run_repeats_itself_whatever_the_number_of_jobs(run_folder, small, tmp
 def test_a_killed_run_goes_on_where_it_was(small, tmp_path, no_pages, capsys):
     words = ("run", "--data", str(small), "--out", str(tmp_path / "r"))
     victim = subprocess.Popen(
-        [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        [*COMMAND, *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     mark = tmp_path / "r" / "models" / "class_mean" / "fit.json"
     deadline = time.monotonic() + 120
@@ -213,7 +238,9 @@ def test_a_model_hub_can_read_the_card(crossval_folder):
     top = front["model-index"][0]
     told = {metric["type"]: metric["value"] for metric in top["results"][0]["metrics"]}
     assert (front["library_name"], top["name"]) == ("digit69", "ridge")
-    assert told["pcc"] == pytest.approx(metrics(crossval_folder)["models"]["ridge"]["pcc"]["mean"], abs=1e-4)
+    assert told["pcc"] == pytest.approx(
+        metrics(crossval_folder)["models"]["ridge"]["pcc"]["mean"], abs=1e-4
+    )
     assert "| Leakage | Separation of train and test |" in card
 
 
@@ -240,12 +267,17 @@ def test_runs_are_compared_on_one_page_beside_published_results(crossval_folder,
 
 def test_rows_without_images_are_reconstructed_and_not_scored(small, tmp_path, capsys):
     blind = without(small, lambda key: key in ("stimTest", "labelTest"), tmp_path / "blind.npz")
-    assert digit69_here("train", "--data", blind, "--model", "ridge", "--out", tmp_path / "m") == 0
+    assert (
+        digit69_here("train", "--data", blind, "--model", "ridge", "--out", tmp_path / "m") == 0
+    )
     alone = ("--model", tmp_path / "m", "--data", blind, "--out", tmp_path / "r.npz")
     assert digit69_here("reconstruct", *alone) == 0
     assert digit69_here("run", "--data", blind, "--out", tmp_path / "run") == 0
     assert "nothing is scored" in capsys.readouterr().out
-    with np.load(tmp_path / "r.npz") as a, np.load(tmp_path / "run" / "reconstructions" / "ridge.npz") as b:
+    with (
+        np.load(tmp_path / "r.npz") as a,
+        np.load(tmp_path / "run" / "reconstructions" / "ridge.npz") as b,
+    ):
         assert np.array_equal(a["reconstructions"], b["reconstructions"])
 
 
@@ -267,7 +299,9 @@ def test_the_published_miyawaki_split_is_refused(miyawaki_file, tmp_path, capsys
     assert not (tmp_path / "m").exists()
 
 
-def test_a_strict_audit_fails_on_the_published_miyawaki_split(miyawaki_file, tmp_path, capsys, no_pages):
+def test_a_strict_audit_fails_on_the_published_miyawaki_split(
+    miyawaki_file, tmp_path, capsys, no_pages
+):
     words = ("data", "audit", miyawaki_file, "--strict", "--out", tmp_path / "audit")
     assert digit69_here(*words) == 2
     assert "12 of 12" in capsys.readouterr().out
@@ -296,11 +330,25 @@ def test_the_wheel_brings_its_reports(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     (wheel,) = dist.glob("*.whl")
     assert list(dist.glob("*.tar.gz"))
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        site,
+        wheel,
+    ]
     subprocess.run(install, check=True, timeout=300)
     script = "import digit69, sys; from digit69.cli import main; print(digit69.__file__); sys.exit(main())"
     run = [sys.executable, "-c", script, "run", "--data", "simulated", "--out", tmp_path / "r"]
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    done = subprocess.run(run, capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment)
+    done = subprocess.run(
+        run, capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment
+    )
     assert done.returncode == 0 and str(site) in done.stdout, done.stderr
-    assert 'class="contents"' in (tmp_path / "r" / "reports" / "evaluate.html").read_text()  # by our template
+    assert (
+        'class="contents"' in (tmp_path / "r" / "reports" / "evaluate.html").read_text()
+    )  # by our template

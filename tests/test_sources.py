@@ -15,7 +15,17 @@ from digit69 import download, simulation
 from digit69 import simulated_stimuli as stimuli_module
 from digit69.augmentation import augment
 from digit69.core import DataError, OutputError, set_quiet, set_threads
-from digit69.datasets import DATASETS, DatasetSpec, data_choices, describe_dataset, fetch, find_local, label_names, load_dataset, register_dataset
+from digit69.datasets import (
+    DATASETS,
+    DatasetSpec,
+    data_choices,
+    describe_dataset,
+    fetch,
+    find_local,
+    label_names,
+    load_dataset,
+    register_dataset,
+)
 from digit69.download import cache_folder
 from digit69.files import sha256
 from digit69.prior import deduplicate
@@ -70,7 +80,9 @@ class Server(ThreadingHTTPServer):
 
     @property
     def spec(self):
-        return DatasetSpec("mine", "mine.npz", self.url, sha256(PUBLISHED), "Ada", "ask her", reader=print)
+        return DatasetSpec(
+            "mine", "mine.npz", self.url, sha256(PUBLISHED), "Ada", "ask her", reader=print
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +131,9 @@ def test_a_fetched_file_is_verified_kept_and_said_to_be_somebodys(server, capsys
 
 def test_a_broken_download_leaves_nothing_and_may_be_tried_again(server):
     server.breaks_after = 120_000
-    with pytest.raises(DataError, match="the connection to 127.0.0.1 broke .*; run it again") as error:
+    with pytest.raises(
+        DataError, match="the connection to 127.0.0.1 broke .*; run it again"
+    ) as error:
         fetch(server.spec)
     assert "\n" not in str(error.value)
     assert files_in_cache() == []
@@ -244,7 +258,9 @@ def test_auto_takes_data_then_cache_then_download_then_simulated(
     assert "503" in remarks and "no person was measured" in remarks
 
 
-def test_a_missing_place_is_a_mistake_not_a_reason_to_look_elsewhere(folder, offline, monkeypatch):
+def test_a_missing_place_is_a_mistake_not_a_reason_to_look_elsewhere(
+    folder, offline, monkeypatch
+):
     monkeypatch.setenv("DIGIT69_DATA", str(folder / "nowhere"))
     for word in ("auto", "digit69", "miyawaki"):
         with pytest.raises(DataError, match="does not exist: correct it or unset it"):
@@ -296,7 +312,9 @@ def test_only_the_published_file_holds_a_published_split(folder, monkeypatch):
     assert load_dataset(str(path)).provenance["protocol"] == "published split"
 
 
-def test_a_data_set_from_outside_is_fetched_read_and_described_like_ours(folder, server, monkeypatch, capsys):
+def test_a_data_set_from_outside_is_fetched_read_and_described_like_ours(
+    folder, server, monkeypatch, capsys
+):
     own = simulate(8, 4, 20)
 
     def read_mine(path):
@@ -380,7 +398,9 @@ print(peak_mib() - before, split.train.fmri.nbytes + split.test.fmri.nbytes >> 2
 
 def test_thousands_of_stimuli_take_memory_near_that_of_the_result():
     """The peak stays below two copies (the result, and the one a checked data set makes) and the stimuli."""
-    done = subprocess.run([sys.executable, "-c", MEASURE_MEMORY], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE_MEMORY], capture_output=True, text=True, check=True
+    )
     grown, size = map(int, done.stdout.split())
     assert size > 90
     assert grown < 2.3 * size + 150
@@ -409,6 +429,10 @@ def test_deduplication_of_nothing_is_nothing():
 
 def test_importing_data_sets_is_light():
     heavy = ("torch", "sklearn", "scipy", "requests", "pooch")
-    code = f"import sys, digit69.datasets; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = (
+        f"import sys, digit69.datasets; print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -15,7 +15,9 @@ from .layers import on_device_of
 from ..training import TrainingConfig
 
 # %% ../../nbs/530_models.autoencoder.ipynb #e82552a4
-def small_autoencoder(latent_channels: int = 4, widths: tuple[int, ...] = (8, 16, 32)) -> nn.Module:
+def small_autoencoder(
+    latent_channels: int = 4, widths: tuple[int, ...] = (8, 16, 32)
+) -> nn.Module:
     """A small `diffusers.AutoencoderKL` (Rombach et al. 2022).
 
     Parameters
@@ -48,7 +50,9 @@ def small_autoencoder(latent_channels: int = 4, widths: tuple[int, ...] = (8, 16
 
 # %% ../../nbs/530_models.autoencoder.ipynb #77eea825
 @torch.no_grad()
-def encode_latents(autoencoder: nn.Module, images: torch.Tensor, batch: int = 256) -> torch.Tensor:
+def encode_latents(
+    autoencoder: nn.Module, images: torch.Tensor, batch: int = 256
+) -> torch.Tensor:
     """The mean of the encoder's distribution.
 
     Parameters
@@ -61,12 +65,17 @@ def encode_latents(autoencoder: nn.Module, images: torch.Tensor, batch: int = 25
     -------
     (N,C,7,7)
     """
-    latents = [autoencoder.encode(part[:, None] * 2 - 1).latent_dist.mode() for part in images.split(batch)]
+    latents = [
+        autoencoder.encode(part[:, None] * 2 - 1).latent_dist.mode()
+        for part in images.split(batch)
+    ]
     return torch.cat(latents)
 
 # %% ../../nbs/530_models.autoencoder.ipynb #79fcdfa2
 @torch.no_grad()
-def decode_latents(autoencoder: nn.Module, latents: torch.Tensor, batch: int = 256) -> torch.Tensor:
+def decode_latents(
+    autoencoder: nn.Module, latents: torch.Tensor, batch: int = 256
+) -> torch.Tensor:
     """Latents (N,C,7,7) -> images (N,28,28) in [0,1]."""
     images = [autoencoder.decode(part).sample[:, 0] / 2 + 0.5 for part in latents.split(batch)]
     return torch.cat(images).clamp(0, 1)
@@ -116,4 +125,6 @@ def sample_rows(tensors: tuple[torch.Tensor, ...], n: int, generator: torch.Gene
     return tuple(tensor[rows] for tensor in tensors)
 
 # %% ../../nbs/530_models.autoencoder.ipynb #5130a270
-AUTOENCODER_TRAINING = TrainingConfig(steps=250, batch=32, lr=3e-3, weight_decay=0.0)  # a short training
+AUTOENCODER_TRAINING = TrainingConfig(
+    steps=250, batch=32, lr=3e-3, weight_decay=0.0
+)  # a short training

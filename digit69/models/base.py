@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from .registry import make_model
 from sklearn.base import BaseEstimator
 
 from ..augmentation import ExclusionList
 from ..core import ModelError
 from ..data import IMAGE_SIZE, BrainDataset
 from ..files import atomic_write, read_json, write_json
+from .registry import make_model
 from ..pixel_metrics import pcc
 
 # %% ../../nbs/502_models.base.ipynb #a9d74c82
@@ -32,8 +32,12 @@ def store_params(estimator: BaseEstimator, params: dict) -> None:
 class FitOptions:
     """What a fit may be told besides its data."""
 
-    exclude: ExclusionList | None = None  # stimuli that must not appear among images the model invents
-    checkpoint_dir: Path | None = None  # where models that train in steps keep checkpoints and sample grids
+    exclude: ExclusionList | None = (
+        None  # stimuli that must not appear among images the model invents
+    )
+    checkpoint_dir: Path | None = (
+        None  # where models that train in steps keep checkpoints and sample grids
+    )
 
 # %% ../../nbs/502_models.base.ipynb #63d77c3c
 def _as_images(images: np.ndarray) -> np.ndarray:
@@ -80,11 +84,17 @@ class SavesToFolder:
 
     def _arrays(self) -> dict[str, np.ndarray]:
         """Learnt arrays by attribute."""
-        return {k: v for k, v in vars(self).items() if k.endswith("_") and isinstance(v, np.ndarray)}
+        return {
+            k: v for k, v in vars(self).items() if k.endswith("_") and isinstance(v, np.ndarray)
+        }
 
     def _facts(self) -> dict:
         """Learnt numbers and words that are no arrays, by attribute."""
-        return {k: v for k, v in vars(self).items() if k.endswith("_") and not isinstance(v, np.ndarray)}
+        return {
+            k: v
+            for k, v in vars(self).items()
+            if k.endswith("_") and not isinstance(v, np.ndarray)
+        }
 
     def _files(self) -> dict[str, dict[str, np.ndarray]]:
         """File name -> arrays: how the learnt arrays are laid out on disk."""
@@ -94,7 +104,9 @@ class SavesToFolder:
         """Take back what `_arrays` and `_facts` gave."""
         for name, value in {**arrays, **facts}.items():
             if not name.endswith("_") or name.startswith("_"):
-                raise ModelError(f"a saved {self.name} holds an entry '{name}' that no model writes")
+                raise ModelError(
+                    f"a saved {self.name} holds an entry '{name}' that no model writes"
+                )
             setattr(self, name, value)
 
     def save(self, folder: str | Path) -> Path:
@@ -193,7 +205,9 @@ def read_model_card(folder: Path) -> dict:
             f"{folder} was written by digit69 before names changed (schema 1): "
             "train it again with `digit69 train` or `run`"
         )
-    raise ModelError(f"{folder} has the unknown schema {schema}: open it with the version that wrote it")
+    raise ModelError(
+        f"{folder} has the unknown schema {schema}: open it with the version that wrote it"
+    )
 
 # %% ../../nbs/502_models.base.ipynb #c58af05b
 def _read_arrays(file: Path) -> dict[str, np.ndarray]:
@@ -205,7 +219,9 @@ def _read_arrays(file: Path) -> dict[str, np.ndarray]:
         return load_file(file)
     except (SafetensorError, OSError) as error:
         reason = type(error).__name__
-        raise ModelError(f"{file} is missing or damaged ({reason}): train the model again") from None
+        raise ModelError(
+            f"{file} is missing or damaged ({reason}): train the model again"
+        ) from None
 
 # %% ../../nbs/502_models.base.ipynb #4ee7dc39
 def _as_param(value: object) -> object:

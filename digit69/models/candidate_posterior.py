@@ -78,7 +78,9 @@ class WeightedCandidates(Reconstructor):
         """The heaviest candidates for rows (N,V) at a multiple of the temperature of point estimates."""
         statistics = self.likelihood_.sufficient_statistics(fmri)
         temperature = self.temperature_ * temperature_ratio
-        weights = posterior_weights(self.likelihood_, statistics, self.candidate_latents_, temperature)
+        weights = posterior_weights(
+            self.likelihood_, statistics, self.candidate_latents_, temperature
+        )
         return top_candidates(weights, self.top_k)
 
     def _images(self, index: np.ndarray) -> np.ndarray:
@@ -92,7 +94,9 @@ class WeightedCandidates(Reconstructor):
         return self._images(np.take_along_axis(top.index, drawn, axis=1))
 
 # %% ../../nbs/575_models.candidate_posterior.ipynb #95634fdd
-class CandidateSampling(WeightedCandidates, SamplesImages, QuantifiesUncertainty, PredictsClasses):
+class CandidateSampling(
+    WeightedCandidates, SamplesImages, QuantifiesUncertainty, PredictsClasses
+):
     """Samples of the posterior, standard deviations and intervals of pixels, probabilities of classes."""
 
     def sample(self, fmri: np.ndarray, n_samples: int = 16, seed: int = 0) -> np.ndarray:
@@ -147,15 +151,12 @@ class CandidateEstimates(WeightedCandidates, HasPointEstimates):
     ascent_steps: int  # of the search
     decoder_: AmortizedDecoder | None
 
-    def estimates(self, fmri: np.ndarray, kinds: tuple[str, ...] = ESTIMATES) -> dict[str, np.ndarray]:
+    def estimates(self, fmri: np.ndarray, kinds: tuple = ESTIMATES) -> dict[str, np.ndarray]:
         """Point estimates {kind: (N,28,28)} of rows (N,V)."""
         fmri = self._checked(fmri)
-        starts = range(0, len(fmri), ROWS_AT_A_TIME)
-        parts = [self._estimate_some(fmri[start : start + ROWS_AT_A_TIME], kinds) for start in starts]
-        estimates = {}
-        for kind in kinds:
-            estimates[kind] = np.concatenate([part[kind] for part in parts])
-        return estimates
+        starts = range(ROWS_AT_A_TIME, len(fmri), ROWS_AT_A_TIME)
+        parts = [self._estimate_some(rows, kinds) for rows in np.split(fmri, starts)]
+        return {kind: np.concatenate([part[kind] for part in parts]) for kind in kinds}
 
     def _reconstruct(self, fmri: np.ndarray) -> np.ndarray:
         return self.estimates(fmri, (self.estimate,))[self.estimate]
@@ -170,7 +171,8 @@ class CandidateEstimates(WeightedCandidates, HasPointEstimates):
             expected[kind] = self._search(kind, top, mean)
         estimates = self._blend_with_decoder(expected, fmri)
         if "map" in kinds:
-            estimates["map"] = self._images(top.index[np.arange(len(fmri)), top.weights.argmax(1)])
+            heaviest = top.index[np.arange(len(fmri)), top.weights.argmax(1)]
+            estimates["map"] = self._images(heaviest)
         return estimates
 
     def _search(self, kind: str, top: TopCandidates, mean: np.ndarray) -> np.ndarray:
@@ -180,11 +182,12 @@ class CandidateEstimates(WeightedCandidates, HasPointEstimates):
         start = torch.from_numpy(mean)
         return maximize_expected_similarity(samples, start, pcc_weight, self.ascent_steps).numpy()
 
-    def _blend_with_decoder(self, expected: dict[str, np.ndarray], fmri: np.ndarray) -> dict[str, np.ndarray]:
+    def _blend_with_decoder(self, expected: dict[str, np.ndarray], fmri: np.ndarray) -> dict:
         """Estimates {kind: (n,28,28)} averaged with the images that the decoder gives for rows (n,V)."""
         if self.decoder_ is None:
             return expected
-        decoded = decode_evidence(self.decoder_, self.likelihood_.sufficient_statistics(fmri).evidence)
+        evidence = self.likelihood_.sufficient_statistics(fmri).evidence
+        decoded = decode_evidence(self.decoder_, evidence)
         return {kind: (image + decoded) / 2 for kind, image in expected.items()}
 
 # %% ../../nbs/575_models.candidate_posterior.ipynb #32fc83be
@@ -208,7 +211,9 @@ class CandidateReadout(WeightedCandidates, HasLinearReadout, HasVoxelEvidence):
         """Weights (V,K) from raw voxels to evidence."""
         return self.likelihood_.evidence_weights
 
-    def voxel_evidence(self, row: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, int, int] | None:
+    def voxel_evidence(
+        self, row: np.ndarray, mean: np.ndarray
+    ) -> tuple[np.ndarray, int, int] | None:
         """Log-odds (V,) of the likelier of two classes, and both, for a row (V,) against the mean row (V,).
 
         None where train had fewer than two classes."""
@@ -272,7 +277,9 @@ class CandidateAnnealing(CandidateEstimates, FormsGradually):
         for temperature in temperatures.tolist():
             model = copy.copy(self)
             model.temperature_ = temperature
-            model.top_k = sys.maxsize  # a hot posterior weighs all its candidates, not only the heaviest
+            model.top_k = (
+                sys.maxsize
+            )  # a hot posterior weighs all its candidates, not only the heaviest
             frames.append((temperature, model))
         frames[-1][1].top_k = self.top_k
         return frames

@@ -45,7 +45,9 @@ class Candidates:
     contrast_maps: np.ndarray  # (M,196)
 
 # %% ../../nbs/560_models.candidates.ipynb #d5d188f8
-def compute_features(images: np.ndarray, parents: np.ndarray, config: EncodingConfig) -> Candidates:
+def compute_features(
+    images: np.ndarray, parents: np.ndarray, config: EncodingConfig
+) -> Candidates:
     """Candidate images (M,784) uint8 and their parents (M,3), with their contrast maps."""
     maps = contrast_maps(images.reshape(-1, IMAGE_SIZE, IMAGE_SIZE), config)
     return Candidates(images, parents, maps)
@@ -71,7 +73,9 @@ class CandidateSource:
         """Candidates made by variations of a strength."""
         n = min(self.n_candidates, max_n or self.n_candidates)
         seed = derive_seed(self.seed, stream)
-        made = make_candidates(self.train, n, strength, self.interpolated_fraction, seed, self.exclude)
+        made = make_candidates(
+            self.train, n, strength, self.interpolated_fraction, seed, self.exclude
+        )
         return compute_features(*made, self.config)
 
 # %% ../../nbs/560_models.candidates.ipynb #b57a442c

@@ -77,7 +77,9 @@ class HasLinearReadout:
 class HasVoxelEvidence:
     """Capability: says how much each voxel speaks for one class against another."""
 
-    def voxel_evidence(self, row: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, int, int] | None:
+    def voxel_evidence(
+        self, row: np.ndarray, mean: np.ndarray
+    ) -> tuple[np.ndarray, int, int] | None:
         """A row (V,), the mean row (V,) -> log-odds (V,) of the likelier of two classes, and both classes."""
         raise NotImplementedError
 

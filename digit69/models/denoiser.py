@@ -12,7 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .layers import ContextEncoder, context_mlp, mlp_layer, modulate_features, start_at_zero
+from digit69.models.layers import (
+    ContextEncoder,
+    context_mlp,
+    mlp_layer,
+    modulate_features,
+    start_at_zero,
+)
 
 # %% ../../nbs/545_models.denoiser.ipynb #71b04521
 class ModulatedBlock(nn.Module):
@@ -23,7 +29,9 @@ class ModulatedBlock(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.modulate = nn.Linear(context_dim, 2 * width)
         hidden, output = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-        self.correct = nn.Sequential(hidden, nn.GELU(), nn.Dropout(dropout), start_at_zero(output))
+        self.correct = nn.Sequential(
+            hidden, nn.GELU(), nn.Dropout(dropout), start_at_zero(output)
+        )
 
     def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         features = modulate_features(self.norm(x), self.modulate(context))
@@ -46,7 +54,9 @@ class LatentDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = tuple(shape)
-        self.condition_scale = math.sqrt(condition_dim)  # numbers of a vector of length 1 become of size 1
+        self.condition_scale = math.sqrt(
+            condition_dim
+        )  # numbers of a vector of length 1 become of size 1
         time_mlp = context_mlp(64, context_dim, nn.GELU)
         condition_layer = mlp_layer(condition_dim, context_dim, dropout)
         condition_mlp = nn.Sequential(*condition_layer, nn.Linear(context_dim, context_dim))

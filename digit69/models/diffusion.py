@@ -31,7 +31,9 @@ from .unet import ImprovedUNet
 from ..training import History, TrainingConfig, bf16_is_fast
 
 # %% ../../nbs/540_models.diffusion.ipynb #da866a14
-def sample_high_noise(n: int, num_timesteps: int, generator: torch.Generator | None = None) -> torch.Tensor:
+def sample_high_noise(
+    n: int, num_timesteps: int, generator: torch.Generator | None = None
+) -> torch.Tensor:
     """Random step numbers (n,) with a density that grows with the noise."""
     levels = torch.rand(n, generator=generator).sqrt() * num_timesteps
     return levels.long().clamp(max=num_timesteps - 1)
@@ -59,7 +61,10 @@ class PixelDenoising(nn.Module):
         self.scheduler = noise_schedule(num_timesteps)
 
     def loss(
-        self, images: torch.Tensor, conditions: torch.Tensor, generator: torch.Generator | None = None
+        self,
+        images: torch.Tensor,
+        conditions: torch.Tensor,
+        generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """Error of the guessed images (N,28,28) in [0,1], at random noise levels; conditions (N,512)."""
         clean = images[:, None] * 2 - 1
@@ -89,7 +94,8 @@ class EnhancedDiffusionModel(PixelDenoising):
         scheduler: str = "ddim",  # one of SCHEDULERS
         guidance_scale: float = 1.0,  # 1: none; above 1: follow the condition more strictly
         seed: int = 0,
-        watch: Callable[[int, torch.Tensor], None] | None = None,  # watch(t, guessed images), every step
+        watch: Callable[[int, torch.Tensor], None]
+        | None = None,  # watch(t, guessed images), every step
     ) -> torch.Tensor:  # (N,1,image_size,image_size) in [0,1]
         """One sample for each row; the same seed gives the same samples."""
         generator = torch.Generator().manual_seed(seed)
@@ -126,7 +132,12 @@ DIFFUSION_PRESETS = {
         "num_inference_steps": 2,
         "n_samples": 2,
     },
-    "full": {"embedding_preset": "full", "optim_steps": 4000, "batch": 64, "num_inference_steps": 20},
+    "full": {
+        "embedding_preset": "full",
+        "optim_steps": 4000,
+        "batch": 64,
+        "num_inference_steps": 20,
+    },
 }
 
 # %% ../../nbs/540_models.diffusion.ipynb #1d4f0474
@@ -175,7 +186,9 @@ class DiffusionTraining(DiffusionParams):
         validate = partial(loss_at_fixed_noise, batch=(images, embeddings))
 
         def show(trained):
-            samples = trained.sample(embeddings[:8], steps=self.num_inference_steps, seed=self.seed)
+            samples = trained.sample(
+                embeddings[:8], steps=self.num_inference_steps, seed=self.seed
+            )
             return {"held out": images[:8], "sample": samples[:, 0]}
 
         return self._learn(module, config, sample_batch, pair_loss, options, validate, show)

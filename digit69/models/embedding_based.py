@@ -37,7 +37,9 @@ def save_sample_grid(
     save_figure(digit_rows(images), file)
 
 # %% ../../nbs/505_models.embedding_based.ipynb #2e41fdcb
-def _sample_grid_callback(draw_rows: Callable | None, folder: Path | None, name: str) -> Callable | None:
+def _sample_grid_callback(
+    draw_rows: Callable | None, folder: Path | None, name: str
+) -> Callable | None:
     """What training calls at every check to write `NAME_samples_epoch_STEP.png`; None without a folder."""
     if folder is None or draw_rows is None:
         return None
@@ -56,7 +58,11 @@ def with_prefix(prefix: str, arrays: dict) -> dict:
 # %% ../../nbs/505_models.embedding_based.ipynb #a16a2c10
 def without_prefix(prefix: str, arrays: dict) -> dict:
     """The entries whose name starts with `prefix`, without it."""
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
 
 # %% ../../nbs/505_models.embedding_based.ipynb #ef4d5acc
 class StoresModule:
@@ -69,7 +75,9 @@ class StoresModule:
 
     def _arrays(self) -> dict[str, np.ndarray]:
         weights = {name: tensor.numpy() for name, tensor in self.module_.state_dict().items()}
-        return with_prefix("stage.", self.embedding_pipeline_.state()) | with_prefix("module.", weights)
+        return with_prefix("stage.", self.embedding_pipeline_.state()) | with_prefix(
+            "module.", weights
+        )
 
     def _facts(self) -> dict:
         return {"n_voxels_": self.n_voxels_}
@@ -85,7 +93,9 @@ class StoresModule:
     def _restore(self, arrays: dict[str, np.ndarray], facts: dict) -> None:
         self.n_voxels_ = int(facts["n_voxels_"])
         self.embedding_pipeline_ = EmbeddingPipeline.from_state(without_prefix("stage.", arrays))
-        weights = {k: torch.as_tensor(v.copy()) for k, v in arrays.items() if not k.startswith("stage.")}
+        weights = {
+            k: torch.as_tensor(v.copy()) for k, v in arrays.items() if not k.startswith("stage.")
+        }
         self.module_ = self._module()
         self.module_.load_state_dict(weights)
         self.module_.eval()
@@ -113,7 +123,8 @@ class TrainsOnEmbeddings:
         torch.manual_seed(derive_seed(self.seed, self.name, "weights"))
         self.module_ = self._module()
         validation_idx = validation_rows(train, seed=self.seed)
-        self.history_ = self._train(self.module_, self.embedding_pipeline_, validation_idx, options)
+        task = (self.module_, self.embedding_pipeline_, validation_idx)
+        self.history_ = self._train(*task, options)
         self.module_.eval()
 
     def _learn(
@@ -130,13 +141,14 @@ class TrainsOnEmbeddings:
         """Train with `train_module`: on the model's device, with checkpoints and sample grids."""
         name = f"{self.name}-{part}" if part else self.name
         folder = options.checkpoint_dir
-        write_grid = _sample_grid_callback(show, folder, self.grids or name)
+        callbacks = (validate, _sample_grid_callback(show, folder, self.grids or name))
         checkpoint = folder / f"{name}.checkpoint.pth" if folder else None
-        return train_module(
-            module, draw, loss, config, self.seed, validate, write_grid, checkpoint, self.device, name
-        )
+        task = (module, draw, loss, config, self.seed)
+        return train_module(*task, *callbacks, checkpoint, self.device, name)
 
-    def _validation(self, pipeline: EmbeddingPipeline, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def _validation(
+        self, pipeline: EmbeddingPipeline, rows: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-fitted embeddings (n,512) and images (n,28,28) of rows of train."""
         embeddings = torch.as_tensor(pipeline.cross_fitted_[rows])
         return embeddings, torch.as_tensor(np.array(pipeline.images_[rows]))
@@ -153,7 +165,9 @@ class EmbeddingReconstructor(StoresModule, TrainsOnEmbeddings, Reconstructor, Tr
         return self._images(self.module_, self._embeddings(fmri)).numpy()
 
     @torch.no_grad()
-    def sample_from_embeddings(self, fmri: np.ndarray, n_samples: int = 16, seed: int = 0) -> np.ndarray:
+    def sample_from_embeddings(
+        self, fmri: np.ndarray, n_samples: int = 16, seed: int = 0
+    ) -> np.ndarray:
         """Samples (N,n_samples,28,28) float32 in [0,1] of the module for the embedding of each row (N,V)."""
         embeddings = self._embeddings(self._checked(fmri))
         images = self._samples(self.module_, embeddings, n_samples, seed).numpy()

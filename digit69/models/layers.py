@@ -13,7 +13,9 @@ from torch import nn
 # %% ../../nbs/507_models.layers.ipynb #27770e17
 def mlp_layer(n_in: int, n_out: int, dropout: float) -> nn.Sequential:
     """One hidden layer: (N,n_in) -> (N,n_out)."""
-    return nn.Sequential(nn.Linear(n_in, n_out), nn.LayerNorm(n_out), nn.GELU(), nn.Dropout(dropout))
+    return nn.Sequential(
+        nn.Linear(n_in, n_out), nn.LayerNorm(n_out), nn.GELU(), nn.Dropout(dropout)
+    )
 
 # %% ../../nbs/507_models.layers.ipynb #85ef4f17
 def start_at_zero(layer: nn.Module) -> nn.Module:
@@ -37,7 +39,9 @@ def embed_timesteps(t: torch.Tensor, size: int) -> torch.Tensor:
     -------
     (N,size)
     """
-    from diffusers.models.embeddings import get_timestep_embedding  # slow to import, hence only when used
+    from diffusers.models.embeddings import (
+        get_timestep_embedding,
+    )  # slow to import, hence only when used
 
     return get_timestep_embedding(t, size, flip_sin_to_cos=False, downscale_freq_shift=0)
 
@@ -57,7 +61,9 @@ def replace_dropped(
 # %% ../../nbs/507_models.layers.ipynb #0cc2b7c7
 def context_mlp(n_in: int, context_dim: int, activation: type[nn.Module]) -> nn.Sequential:
     """A multilayer perceptron with one hidden layer: (N,n_in) -> (N,context_dim)."""
-    return nn.Sequential(nn.Linear(n_in, context_dim), activation(), nn.Linear(context_dim, context_dim))
+    return nn.Sequential(
+        nn.Linear(n_in, context_dim), activation(), nn.Linear(context_dim, context_dim)
+    )
 
 # %% ../../nbs/507_models.layers.ipynb #fa9cb44a
 class ContextEncoder(nn.Module):

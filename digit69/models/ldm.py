@@ -128,7 +128,10 @@ class LatentDenoising(LatentSpace):
         self.condition_dropout = condition_dropout
 
     def loss(
-        self, latents: torch.Tensor, conditions: torch.Tensor, generator: torch.Generator | None = None
+        self,
+        latents: torch.Tensor,
+        conditions: torch.Tensor,
+        generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """Mean squared error of the prediction for latents (N,C,H,W), at random noise levels."""
         n, device = len(latents), latents.device
@@ -174,7 +177,9 @@ class Digit69LDM(LatentDenoising):
         generator = torch.Generator().manual_seed(seed)
         sampler = prepare_sampler(self.scheduler, scheduler, steps)
         shape = self.latent_mean.shape
-        noise = starting_noise(len(fmri_emb), n_samples, shape, generator, shared).to(fmri_emb.device)
+        noise = starting_noise(len(fmri_emb), n_samples, shape, generator, shared).to(
+            fmri_emb.device
+        )
         conditions = fmri_emb.repeat_interleave(n_samples, 0)
 
         def predict(x, t):
@@ -197,7 +202,14 @@ class LatentDiffusionReconstructor(EmbeddingReconstructor):
         sample_batch = partial(sample_rows, (train_images,))
         validate = partial(round_trip_loss, images=images)
         history = self._learn(
-            ldm.vae, config, sample_batch, autoencoder_loss, options, validate, show, "autoencoder"
+            ldm.vae,
+            config,
+            sample_batch,
+            autoencoder_loss,
+            options,
+            validate,
+            show,
+            "autoencoder",
         )
         ldm.vae.requires_grad_(False)
         ldm.fit_latents(train_images)
@@ -206,7 +218,9 @@ class LatentDiffusionReconstructor(EmbeddingReconstructor):
     def _train_denoiser(self, ldm, sample_batch, images, conditions, options, part="") -> History:
         """Batches are latents and conditions; held-out `images` and their `conditions` choose the weights."""
         check_every = max(1, self.optim_steps // 4)
-        config = TrainingConfig(self.optim_steps, self.batch, self.lr, ema=0.98, check_every=check_every)
+        config = TrainingConfig(
+            self.optim_steps, self.batch, self.lr, ema=0.98, check_every=check_every
+        )
         validate = partial(loss_at_fixed_noise, batch=(ldm.pack(images), conditions))
 
         def loss(trained, batch, generator):
@@ -220,7 +234,9 @@ class LatentDiffusionReconstructor(EmbeddingReconstructor):
 
     def _sample_ldm(self, ldm, conditions, n_samples, seed, shared=False) -> torch.Tensor:
         steps, scheduler = self.num_inference_steps, self.scheduler
-        return ldm.sample(conditions, n_samples, steps, self.guidance_scale, seed, scheduler, shared)
+        return ldm.sample(
+            conditions, n_samples, steps, self.guidance_scale, seed, scheduler, shared
+        )
 
 # %% ../../nbs/550_models.ldm.ipynb #46c2943a
 LDM_PRESETS = {
@@ -291,7 +307,9 @@ class LDMTraining(LDMParams):
         """Variations of the training stimuli, without the held-out ones."""
         rows = np.setdiff1d(np.arange(len(pipeline.images_)), validation_idx)
         seed = derive_seed(self.seed, "ldm", "bank")
-        images, _ = augment(pipeline.images_[rows], self.n_augmented, 0.6, seed, exclude=options.exclude)
+        images, _ = augment(
+            pipeline.images_[rows], self.n_augmented, 0.6, seed, exclude=options.exclude
+        )
         return torch.as_tensor(images)
 
     def _sample_pairs(self, pipeline, validation_idx) -> tuple[torch.Tensor, torch.Tensor]:
@@ -323,20 +341,28 @@ class LDMReconstructor(LDMTraining, SamplesImages, HasCeiling, FormsGradually):
         return self._sample_ldm(module, embeddings, n_samples, seed)
 
     def _images(self, module, embeddings) -> torch.Tensor:
-        return self._sample_ldm(module, embeddings, self.n_samples, self.seed, shared=True).mean(1)
+        return self._sample_ldm(module, embeddings, self.n_samples, self.seed, shared=True).mean(
+            1
+        )
 
     def sample(self, fmri: np.ndarray, n_samples: int = 16, seed: int = 0) -> np.ndarray:
         return self.sample_from_embeddings(fmri, n_samples, seed)
 
     def ceiling(self, train: BrainDataset, test: BrainDataset) -> np.ndarray:
-        return self.module_.round_trip(torch.as_tensor(np.array(test.images))).detach().cpu().numpy()
+        return (
+            self.module_.round_trip(torch.as_tensor(np.array(test.images))).detach().cpu().numpy()
+        )
 
     def stream(self, fmri: np.ndarray, show: Callable[[str, np.ndarray], None]) -> None:
         ldm = self.module_
-        condition = torch.as_tensor(self.embedding_pipeline_.embed(np.asarray(fmri, np.float32)[None]))
+        condition = torch.as_tensor(
+            self.embedding_pipeline_.embed(np.asarray(fmri, np.float32)[None])
+        )
 
         def watch(t, latents):
             show(f"step {t}", ldm.unpack(latents)[0].numpy())
 
         observed = observe_scheduler(make_scheduler(ldm.scheduler, self.scheduler), watch)
-        ldm.sample(condition, 1, self.num_inference_steps, self.guidance_scale, self.seed, observed)
+        ldm.sample(
+            condition, 1, self.num_inference_steps, self.guidance_scale, self.seed, observed
+        )

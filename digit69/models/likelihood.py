@@ -13,7 +13,8 @@ import numpy as np
 from sklearn.utils.extmath import randomized_svd
 
 from ..data import BrainDataset
-from ..encoding import EncodingModel, NoisePool
+from ..encoding import EncodingModel
+from ..noise_pool import NoisePool
 from ..receptive_fields import EncodingConfig, contrast_map
 
 # %% ../../nbs/555_models.likelihood.ipynb #f1d68cfc
@@ -99,7 +100,9 @@ class Likelihood:
     latent_axes: np.ndarray  # (196,K) from contrast maps to latents, the best answered first
     latent_center: np.ndarray  # (K,)
     precision: np.ndarray  # (K,) with which each latent is answered
-    residual_weights: np.ndarray  # (V,R) from raw voxels to R cleaned ones in left-out standard deviations
+    residual_weights: (
+        np.ndarray
+    )  # (V,R) from raw voxels to R cleaned ones in left-out standard deviations
     residual_mean: np.ndarray  # (R,) their expectation for the average image
     expected_residuals: np.ndarray  # (K,R) what each latent adds to it
     median_noise_level: float  # of left-out train rows
@@ -139,7 +142,8 @@ def _as_float32(**arrays: np.ndarray) -> dict[str, np.ndarray]:
 def fit_likelihood(
     model: EncodingModel,  # fitted on train; `select_only` is enough
     train: BrainDataset,
-    voxel_counts: tuple[int, ...] | None = None,  # to average over; None: all that the model keeps
+    voxel_counts: tuple[int, ...]
+    | None = None,  # to average over; None: all that the model keeps
     n_noise_components: int = 2,  # of the noise pool
     n_components: int = 100,  # latents
     n_residual_voxels: int = 200,  # by which the noise of a row is judged

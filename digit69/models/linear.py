@@ -13,10 +13,10 @@ from sklearn.preprocessing import StandardScaler
 
 from ..core import rng
 from ..data import IMAGE_SIZE, BrainDataset
-from ..pixel_metrics import pcc
 from .base import FitOptions, Reconstructor, store_params
 from .capabilities import HasCeiling, HasLinearReadout
 from .registry import register
+from ..pixel_metrics import pcc
 
 # %% ../../nbs/510_models.linear.ipynb #c7180456
 @register(
@@ -79,16 +79,19 @@ class ClassMean(Reconstructor, HasLinearReadout):
 
     def _fit(self, train: BrainDataset, options: FitOptions) -> None:
         self.classes_ = np.unique(train.labels)
-        self.images_ = np.stack([train.images[train.labels == label].mean(0) for label in self.classes_])
+        means = [train.images[train.labels == label].mean(0) for label in self.classes_]
+        self.images_ = np.stack(means)
         if len(self.classes_) == 1:
             self.weights_ = np.zeros((1, train.n_voxels), np.float32)
-            self.offset_ = np.full(1, -1, np.float32)  # a margin below zero: always the first class
+            self.offset_ = np.full(1, -1, np.float32)  # below zero: always the first class
             return
         scaler = StandardScaler().fit(train.fmri)
         classifier = linear_model.RidgeClassifierCV(alphas=list(self.alphas))
         classifier.fit(scaler.transform(train.fmri), train.labels)
         self.alpha_ = float(classifier.alpha_)
-        self.weights_, self.offset_ = weights_for_raw_voxels(classifier.coef_, classifier.intercept_, scaler)
+        self.weights_, self.offset_ = weights_for_raw_voxels(
+            classifier.coef_, classifier.intercept_, scaler
+        )
 
     def readout(self) -> np.ndarray:
         return self.weights_.T
@@ -169,7 +172,9 @@ class Ridge(Reconstructor, HasLinearReadout, HasCeiling):
 
     def __init__(
         self,
-        alphas: tuple[float, ...] = ALPHAS,  # ridge penalties to choose from, for standardised voxels
+        alphas: tuple[
+            float, ...
+        ] = ALPHAS,  # ridge penalties to choose from, for standardised voxels
         selection_rows: int = 2000,  # train rows, at most, that choose the penalty
         seed: int = 0,
     ) -> None:
@@ -180,8 +185,12 @@ class Ridge(Reconstructor, HasLinearReadout, HasCeiling):
         voxels = scaler.fit_transform(train.fmri)
         pixels = train.images.reshape(train.n, -1)
         mean = pixels.mean(0)
-        self.alpha_ = select_ridge_alpha(voxels, pixels, self.alphas, self.selection_rows, self.seed)
-        ridge = linear_model.Ridge(self.alpha_, fit_intercept=False, copy_X=False).fit(voxels, pixels - mean)
+        self.alpha_ = select_ridge_alpha(
+            voxels, pixels, self.alphas, self.selection_rows, self.seed
+        )
+        ridge = linear_model.Ridge(self.alpha_, fit_intercept=False, copy_X=False).fit(
+            voxels, pixels - mean
+        )
         self.weights_, self.offset_ = weights_for_raw_voxels(ridge.coef_, mean, scaler)
 
     def _reconstruct(self, fmri: np.ndarray) -> np.ndarray:

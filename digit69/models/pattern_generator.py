@@ -26,7 +26,9 @@ def binary_pattern(
     return torch.as_tensor(blocks_from_images(np.asarray(images), size) > 0.5).float()
 
 # %% ../../nbs/585_models.pattern_generator.ipynb #11fe931d
-def fit_calibration(logits: torch.Tensor, local: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+def fit_calibration(
+    logits: torch.Tensor, local: torch.Tensor, truth: torch.Tensor
+) -> torch.Tensor:
     """How far to trust each of two decoders (Platt 1999).
 
     Parameters
@@ -107,7 +109,10 @@ class PatternGenerator(nn.Module):
         super().__init__()
         self.size = size
         self.scale = math.sqrt(condition_dim)
-        first, second = mlp_layer(condition_dim, hidden, dropout), mlp_layer(hidden, hidden, dropout)
+        first, second = (
+            mlp_layer(condition_dim, hidden, dropout),
+            mlp_layer(hidden, hidden, dropout),
+        )
         self.trunk = nn.Sequential(first, second)
         self.pattern_head = nn.Linear(hidden, size * size)
         self.class_head = nn.Linear(hidden, n_classes) if n_classes else None
@@ -123,7 +128,9 @@ class PatternGenerator(nn.Module):
         """Logits and local decoders (N,size,size) -> the probability that a block was on."""
         return calibrated_probability(logits, local, self.calibration_coef)
 
-    def calibrate(self, logits: torch.Tensor, local: torch.Tensor, truth: torch.Tensor) -> "PatternGenerator":
+    def calibrate(
+        self, logits: torch.Tensor, local: torch.Tensor, truth: torch.Tensor
+    ) -> "PatternGenerator":
         """Learn calibration and threshold from cross-fitted predictions; (N,size,size) each."""
         self.calibration_coef.copy_(fit_calibration(logits, local, truth))
         self.threshold.fill_(best_threshold(self.probability(logits, local), truth))
@@ -132,7 +139,9 @@ class PatternGenerator(nn.Module):
 # %% ../../nbs/585_models.pattern_generator.ipynb #e7c4ec96
 def pattern_loss(
     module: PatternGenerator,
-    batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],  # embeddings, patterns, class numbers (N,)
+    batch: tuple[
+        torch.Tensor, torch.Tensor, torch.Tensor
+    ],  # embeddings, patterns, class numbers (N,)
     generator: torch.Generator | None = None,  # nothing here is random but dropout
     class_weight: float = 0.1,
 ) -> torch.Tensor:

@@ -110,7 +110,11 @@ def add_prefix(prefix: str, arrays: dict) -> dict:
 def take_prefix(prefix: str, arrays: dict) -> dict:
     """The values whose names begin with a prefix, without it: undoes `add_prefix`."""
     start = f"{prefix}."
-    return {name.removeprefix(start): value for name, value in arrays.items() if name.startswith(start)}
+    return {
+        name.removeprefix(start): value
+        for name, value in arrays.items()
+        if name.startswith(start)
+    }
 
 # %% ../../nbs/580_models.posterior.ipynb #3a042bf5
 def restore_decoder(weights: dict[str, np.ndarray], width: int) -> AmortizedDecoder | None:
@@ -138,7 +142,9 @@ class PosteriorOnDisk(CandidatePosterior):
     def n_parameters(self) -> int:
         """How many numbers the likelihood and the decoder hold; candidates do not count."""
         in_decoder = sum(p.numel() for p in self.decoder_.parameters()) if self.decoder_ else 0
-        return in_decoder + sum(array.size for array in likelihood_arrays(self.likelihood_).values())
+        return in_decoder + sum(
+            array.size for array in likelihood_arrays(self.likelihood_).values()
+        )
 
     def _arrays(self) -> dict[str, np.ndarray]:
         candidates = {name: getattr(self, name) for name in CANDIDATE_ARRAYS}
@@ -153,7 +159,11 @@ class PosteriorOnDisk(CandidatePosterior):
     def _facts(self) -> dict:
         scalars = {name: getattr(self, name) for name in SCALAR_FACTS}
         level = self.likelihood_.median_noise_level
-        return {**scalars, "median_noise_level": level, "selected_params_": asdict(self.selected_params_)}
+        return {
+            **scalars,
+            "median_noise_level": level,
+            "selected_params_": asdict(self.selected_params_),
+        }
 
     def _restore(self, arrays: dict[str, np.ndarray], facts: dict) -> None:
         candidates = {name: arrays[name] for name in CANDIDATE_ARRAYS}
@@ -161,7 +171,9 @@ class PosteriorOnDisk(CandidatePosterior):
         self.selected_params_ = SelectedParams(**facts["selected_params_"])
         config = replace(EncodingConfig(), exponent=self.selected_params_.exponent)
         saved = take_prefix("likelihood", arrays)
-        self.likelihood_ = Likelihood(**saved, median_noise_level=facts["median_noise_level"], config=config)
+        self.likelihood_ = Likelihood(
+            **saved, median_noise_level=facts["median_noise_level"], config=config
+        )
         self.decoder_ = restore_decoder(take_prefix("decoder", arrays), self.decoder_width)
 
 # %% ../../nbs/580_models.posterior.ipynb #311b9713
@@ -217,7 +229,12 @@ class PosteriorReconstructor(PosteriorLearning, PosteriorOnDisk):
         augmentation_strengths: tuple[float, ...] = (0.7, 1.0, 1.4),  # to choose from
         interpolated_fraction: float = 0.33,  # of candidates that lie between stimuli
         exponents: tuple[float, ...] = (1.0, 0.15),  # of the contrast map, to choose from
-        voxel_counts: tuple[int, ...] = (500, 800, 1200, 1500),  # the likelihood averages over them
+        voxel_counts: tuple[int, ...] = (
+            500,
+            800,
+            1200,
+            1500,
+        ),  # the likelihood averages over them
         n_noise_components: int = 2,  # of the noise pool
         estimate: str = "balanced",  # what `reconstruct` gives, one of ESTIMATES
         n_samples: int = 64,  # drawn to search an estimate

@@ -16,7 +16,12 @@ from ..core import rng
 from ..data import BrainDataset
 from ..encoding import EncodingModel
 from ..metrics import energy_score
-from .candidates import Candidates, CandidateSource, posterior_weights, sample_indices
+from digit69.models.candidates import (
+    Candidates,
+    CandidateSource,
+    posterior_weights,
+    sample_indices,
+)
 from .likelihood import Likelihood, fit_likelihood
 from ..pixel_metrics import pcc
 from ..receptive_fields import EncodingConfig
@@ -65,7 +70,9 @@ def fit_inner_likelihoods(
     rows = np.sort(random.choice(train.n, min(train.n, max_rows), replace=False))
     used = train.rows(rows)
     inner = []
-    for fit_idx, validation_idx in grouped_folds(stimulus_groups(used.images), used.labels, n_splits, seed):
+    for fit_idx, validation_idx in grouped_folds(
+        stimulus_groups(used.images), used.labels, n_splits, seed
+    ):
         fold_train = used.rows(fit_idx)
         model = EncodingModel(config, seed).fit(fold_train, select_only=True)
         likelihood = fit_likelihood(model, fold_train, voxel_counts, n_noise_components)
@@ -76,7 +83,9 @@ def fit_inner_likelihoods(
 TEMPERATURES = (1.0, 2.0, 4.0, 6.0, 8.0, 11.0, 16.0)
 
 # %% ../../nbs/565_models.prior_selection.ipynb #ca8b88f9
-def score_temperatures(fold: InnerFold, train: BrainDataset, candidates: Candidates) -> np.ndarray:
+def score_temperatures(
+    fold: InnerFold, train: BrainDataset, candidates: Candidates
+) -> np.ndarray:
     """PCC of posterior mean and energy score of samples, for each temperature and left-out row: (T,2,n)."""
     statistics = fold.likelihood.sufficient_statistics(train.fmri[fold.validation_idx])
     latents = fold.likelihood.project(candidates.contrast_maps)
@@ -124,7 +133,9 @@ class SelectedParams:
     strength: float  # of the variations that make candidates
     temperature: float = 6.0  # of point estimates
     sample_temperature: float = 9.0  # of samples, intervals and class probabilities
-    inner_pcc: float | None = None  # of the posterior mean of left-out rows; None: not cross-validated
+    inner_pcc: float | None = (
+        None  # of the posterior mean of left-out rows; None: not cross-validated
+    )
 
 # %% ../../nbs/565_models.prior_selection.ipynb #1cab37f2
 CANDIDATES_PER_STRENGTH = 2000

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+from sklearn.base import BaseEstimator
+
 from ..core import ModelError, load_plugins
 
 # %% ../../nbs/500_models.registry.ipynb #ddc7c352
@@ -28,7 +30,9 @@ class ModelSpec:
     description: str  # one sentence: how it uses the brain
     order: int  # place in tables, simplest first; below 10: a baseline, which always runs
     presets: dict  # "smoke", "quick", "full" -> hyper-parameters that differ from the defaults
-    fast_params: dict | None  # for checks that fit it hundreds of times; {}: fast as it is; None: never fast
+    fast_params: (
+        dict | None
+    )  # for checks that fit it hundreds of times; {}: fast as it is; None: never fast
     tunable: dict  # name of a control -> attribute that may be changed after fitting
     stages: str  # what becomes what, e.g. "voxels -> embedding -> image"
     in_bench: bool  # measured by `digit69 bench` without being asked for
@@ -91,7 +95,9 @@ def available_models() -> list[str]:
 def get_model_spec(name: str) -> ModelSpec:
     """What is known of a model; an unknown name is a `ModelError` that lists the known ones."""
     if name not in MODELS and name not in available_models():
-        raise ModelError(f"there is no model '{name}': choose from {', '.join(available_models())}")
+        raise ModelError(
+            f"there is no model '{name}': choose from {', '.join(available_models())}"
+        )
     return MODELS[name]
 
 # %% ../../nbs/500_models.registry.ipynb #b0b6536a
@@ -105,7 +111,7 @@ def make_model(
     preset: str = "quick",
     seed: int = 0,
     **params,
-):
+) -> BaseEstimator:
     """An unfitted model by name.
 
     Parameters

@@ -102,14 +102,19 @@ class RegressionReconstructor(RegressionParams):
         config = TrainingConfig(self.optim_steps, self.batch, self.lr, check_every=check_every)
         loss = partial(regression_loss, ssim_weight=self.ssim_weight)
         sample_batch = partial(
-            pipeline.sample_batch, measured_fraction=self.measured_fraction, exclude_rows=validation_idx
+            pipeline.sample_batch,
+            measured_fraction=self.measured_fraction,
+            exclude_rows=validation_idx,
         )
 
         def validate(trained):
             return loss(trained, on_device_of(trained, embeddings, images))
 
         def show(trained):
-            return {"held out": images[:8], "reconstructed": self._images(trained, embeddings[:8])}
+            return {
+                "held out": images[:8],
+                "reconstructed": self._images(trained, embeddings[:8]),
+            }
 
         return self._learn(module, config, sample_batch, loss, options, validate, show)
 

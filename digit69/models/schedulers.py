@@ -110,7 +110,9 @@ def prepare_sampler(
 # %% ../../nbs/537_models.schedulers.ipynb #631b0a12
 def run_sampler(
     sampler: "SchedulerMixin",
-    predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],  # predict(x, t), what the model predicts
+    predict: Callable[
+        [torch.Tensor, torch.Tensor], torch.Tensor
+    ],  # predict(x, t), what the model predicts
     noise: torch.Tensor,  # (N,C,H,W)
     generator: torch.Generator,
 ) -> torch.Tensor:
@@ -142,7 +144,9 @@ def guided_prediction(
 # %% ../../nbs/537_models.schedulers.ipynb #363937c9
 def observe_scheduler(
     scheduler: "SchedulerMixin",
-    watch: Callable[[int, torch.Tensor], None],  # watch(t, guess of the clean sample), at every step
+    watch: Callable[
+        [int, torch.Tensor], None
+    ],  # watch(t, guess of the clean sample), at every step
 ) -> "SchedulerMixin":
     """A copy of a scheduler that shows its guess of the clean sample at every step."""
     scheduler_class = type(scheduler)
@@ -178,5 +182,7 @@ def loss_at_fixed_noise(
         The mean.
     """
     moved = on_device_of(module, *batch)
-    losses = [module.loss(*moved, torch.Generator().manual_seed(seed)) for seed in range(n_repeats)]
+    losses = [
+        module.loss(*moved, torch.Generator().manual_seed(seed)) for seed in range(n_repeats)
+    ]
     return sum(losses) / n_repeats

@@ -63,7 +63,11 @@ class PatternBatches:
     """Batches from an embedding pipeline: embeddings (n,512), patterns (n,size,size), class numbers (n,)."""
 
     def __init__(
-        self, pipeline: EmbeddingPipeline, size: int, class_index: np.ndarray, measured_fraction: float
+        self,
+        pipeline: EmbeddingPipeline,
+        size: int,
+        class_index: np.ndarray,
+        measured_fraction: float,
     ) -> None:
         self.pipeline = pipeline
         self.size = size
@@ -186,12 +190,16 @@ class ImageStage(PatternStage):
         validation_images = torch.as_tensor(np.array(pipeline.images_[validation_idx]))
         self._train_autoencoder(ldm, augmented, validation_images, options)
 
-        decoded = torch.as_tensor(self.cross_fitted_patterns_ > float(module.generator.threshold)).float()
+        decoded = torch.as_tensor(
+            self.cross_fitted_patterns_ > float(module.generator.threshold)
+        ).float()
         errors = (decoded - binary_pattern(pipeline.images_, self.size_)).abs()
         train_rows = np.setdiff1d(np.arange(len(decoded)), validation_idx)
         sample_batch = self._corrupted_batches(ldm, augmented, errors[train_rows])
         conditions = pattern_to_condition(decoded[validation_idx])
-        return self._train_denoiser(ldm, sample_batch, validation_images, conditions, options, "images")
+        return self._train_denoiser(
+            ldm, sample_batch, validation_images, conditions, options, "images"
+        )
 
     def _corrupted_batches(self, ldm, images, error_masks):
         """A function that samples latents of images and, as conditions, their patterns with mistakes."""
@@ -220,7 +228,9 @@ class TwoStageFitting(ImageStage):
         torch.manual_seed(derive_seed(self.seed, self.name, "weights"))
         self.module_ = self._module()
         validation_idx = validation_rows(train, seed=self.seed)
-        batches = PatternBatches(self.embedding_pipeline_, self.size_, class_index, self.measured_fraction)
+        batches = PatternBatches(
+            self.embedding_pipeline_, self.size_, class_index, self.measured_fraction
+        )
         self._fit_patterns(self.module_.generator, batches, train, validation_idx, options)
         self.history_ = self._fit_images(self.module_, validation_idx, options)
         self.module_.eval()
@@ -244,7 +254,12 @@ class TwoStageFiles(TwoStageFitting):
 
     def _facts(self) -> dict:
         local = self.local_decoders_._facts()
-        return {**super()._facts(), "size_": self.size_, "classes_": self.classes_, "local_decoders_": local}
+        return {
+            **super()._facts(),
+            "size_": self.size_,
+            "classes_": self.classes_,
+            "local_decoders_": local,
+        }
 
     def _local_arrays(self) -> dict[str, np.ndarray]:
         return {f"{LOCAL_PREFIX}{name}": a for name, a in self.local_decoders_._arrays().items()}
@@ -258,7 +273,9 @@ class TwoStageFiles(TwoStageFitting):
     def _restore(self, arrays: dict[str, np.ndarray], facts: dict) -> None:
         self.size_ = int(facts["size_"])
         self.classes_ = [int(label) for label in facts["classes_"]]
-        local = {name.removeprefix(LOCAL_PREFIX): a for name, a in arrays.items() if is_local(name)}
+        local = {
+            name.removeprefix(LOCAL_PREFIX): a for name, a in arrays.items() if is_local(name)
+        }
         self.local_decoders_ = FixedBases(seed=self.seed)
         self.local_decoders_._restore(local, facts["local_decoders_"])
         super()._restore({name: a for name, a in arrays.items() if not is_local(name)}, facts)
@@ -327,4 +344,9 @@ class TwoStageReconstructor(TwoStageOutputs, SamplesImages, PredictsClasses, Has
         return dict(zip(self.classes_, class_logits.softmax(1).numpy().T))
 
     def ceiling(self, train: BrainDataset, test: BrainDataset) -> np.ndarray:
-        return self.module_.ldm.round_trip(torch.as_tensor(np.array(test.images))).detach().cpu().numpy()
+        return (
+            self.module_.ldm.round_trip(torch.as_tensor(np.array(test.images)))
+            .detach()
+            .cpu()
+            .numpy()
+        )

@@ -113,7 +113,9 @@ def down_path(channels: tuple[int, ...], context_dim: int, dropout: float) -> nn
     for level, n_out in enumerate(channels):
         layers.append(scale_block(n_in, n_out, context_dim, dropout, attention=level > 0))
         if level < len(channels) - 1:
-            layers.append(ContextSequential(nn.Conv2d(n_out, n_out, kernel_size=3, stride=2, padding=1)))
+            layers.append(
+                ContextSequential(nn.Conv2d(n_out, n_out, kernel_size=3, stride=2, padding=1))
+            )
         n_in = n_out
     return layers
 
@@ -183,7 +185,9 @@ class ConditionImage(nn.Module):
     def __init__(self, condition_dim: int, image_size: int) -> None:
         super().__init__()
         self.image_size = image_size
-        self.draw = nn.Sequential(nn.LayerNorm(condition_dim), nn.Linear(condition_dim, image_size**2))
+        self.draw = nn.Sequential(
+            nn.LayerNorm(condition_dim), nn.Linear(condition_dim, image_size**2)
+        )
 
     def forward(
         self, x: torch.Tensor, condition: torch.Tensor | None, drop: torch.Tensor | None

@@ -89,7 +89,9 @@ class ConditionalAutoencoder(nn.Module):
         self.decoder = conv_decoder(width)
         self.register_buffer("trained_steps", torch.zeros(1))
 
-    def encode(self, images: torch.Tensor, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(
+        self, images: torch.Tensor, embeddings: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Images and embeddings -> mean and log-variance of z, each (N,latent)."""
         features = [self.encoder(images), self.condition(embeddings * self.scale)]
         mean, logvar = self.statistics(torch.cat(features, 1)).chunk(2, dim=1)
@@ -97,10 +99,14 @@ class ConditionalAutoencoder(nn.Module):
 
     def decode(self, z: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
         """z and embeddings -> images (N,1,28,28) in [0,1]."""
-        return self.decoder(self.expand(torch.cat([z, self.condition(embeddings * self.scale)], 1)))
+        condition = self.condition(embeddings * self.scale)
+        return self.decoder(self.expand(torch.cat([z, condition], 1)))
 
     def forward(
-        self, images: torch.Tensor, embeddings: torch.Tensor, generator: torch.Generator | None = None
+        self,
+        images: torch.Tensor,
+        embeddings: torch.Tensor,
+        generator: torch.Generator | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Reconstructed images from one sample of z, and its mean and log-variance."""
         mean, logvar = self.encode(images, embeddings)
@@ -125,14 +131,19 @@ class ConditionalVAE(ConditionalAutoencoder):
 
     @torch.no_grad()
     def sample(
-        self, embeddings: torch.Tensor, n_samples: int = 1, generator: torch.Generator | None = None
+        self,
+        embeddings: torch.Tensor,
+        n_samples: int = 1,
+        generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """Images (N,n_samples,28,28) with z drawn from its prior."""
         z = torch.randn(len(embeddings), n_samples, self.latent, generator=generator)
         return decode_each(self, z, embeddings)
 
     @torch.no_grad()
-    def reconstruct(self, embeddings: torch.Tensor, n_samples: int = 32, seed: int = 0) -> torch.Tensor:
+    def reconstruct(
+        self, embeddings: torch.Tensor, n_samples: int = 32, seed: int = 0
+    ) -> torch.Tensor:
         """The mean image over `n_samples` antithetic samples of z, (N,28,28)."""
         generator = torch.Generator().manual_seed(seed)
         z = torch.randn(max(1, n_samples // 2), self.latent, generator=generator)
@@ -207,16 +218,22 @@ class CVAETraining(CVAEParams):
     """How `CVAEReconstructor` is trained."""
 
     def _module(self) -> ConditionalVAE:
-        return ConditionalVAE(latent=self.latent, width=self.width, hidden=self.hidden, dropout=self.dropout)
+        return ConditionalVAE(
+            latent=self.latent, width=self.width, hidden=self.hidden, dropout=self.dropout
+        )
 
     def _train(self, module, pipeline, validation_idx, options) -> History:
         embeddings, images = self._validation(pipeline, validation_idx)
         check_every = max(1, self.optim_steps // 4)
         config = TrainingConfig(self.optim_steps, self.batch, self.lr, check_every=check_every)
         anneal_steps = round(self.anneal * self.optim_steps)
-        loss = partial(cvae_loss, beta=self.beta, anneal=anneal_steps, ssim_weight=self.ssim_weight)
+        loss = partial(
+            cvae_loss, beta=self.beta, anneal=anneal_steps, ssim_weight=self.ssim_weight
+        )
         sample_batch = partial(
-            pipeline.sample_batch, measured_fraction=self.measured_fraction, exclude_rows=validation_idx
+            pipeline.sample_batch,
+            measured_fraction=self.measured_fraction,
+            exclude_rows=validation_idx,
         )
 
         def validate(trained):
@@ -225,7 +242,9 @@ class CVAETraining(CVAEParams):
 
         def show(trained):
             conditions = embeddings[:8]
-            samples = trained.sample(conditions, 1, torch.Generator().manual_seed(self.seed))[:, 0]
+            samples = trained.sample(conditions, 1, torch.Generator().manual_seed(self.seed))[
+                :, 0
+            ]
             mean = trained.reconstruct(conditions)
             return {"held out": images[:8], "mean over z": mean, "sample": samples}
 

@@ -28,7 +28,8 @@ import numpy as np
 WAIT_SECONDS = 180
 
 INSTALL = (
-    "apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null"
+    "apt-get update -qq && "
+    "apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null"
 )
 
 BROWSER_OPTIONS = (
@@ -105,7 +106,10 @@ HANDLE = FIND_LABEL + "return label ? label.parentElement.querySelector('.noUi-h
 
 IS_SHOWN = FIND_LABEL + "return !!(label && label.offsetParent);"
 
-READOUT = FIND_LABEL + "return label ? label.parentElement.querySelector('.widget-readout').innerText : null;"
+READOUT = (
+    FIND_LABEL
+    + "return label ? label.parentElement.querySelector('.widget-readout').innerText : null;"
+)
 
 # Milliseconds from a key to the next answer (ms), and to the latest one (last): a search or a slow sampler
 # shows where it stands before its answer is complete. Measured in the page, by a clock that every key starts.
@@ -148,7 +152,9 @@ PICTURES_ARE_COMPLETE = """return [...document.querySelectorAll('.d69 figure img
 RIGHT_EDGE = """return Math.max(...[...document.querySelectorAll('.d69, .widget-inline-hbox')].map(
   e => e.getBoundingClientRect().right));"""
 
-TWO_FRAMES = "return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));"
+TWO_FRAMES = (
+    "return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));"
+)
 
 FOREIGN_ADDRESSES = """return performance.getEntriesByType('resource').map(e => e.name).filter(
   n => !/^(data:|blob:|https?:..(localhost|127.0.0.1))/.test(n));"""
@@ -158,7 +164,9 @@ FOREIGN_ADDRESSES = """return performance.getEntriesByType('resource').map(e => 
 
 def focus(driver, element, name):
     "Bring an element into view and give it the keyboard."
-    driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus();", element)
+    driver.execute_script(
+        "arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus();", element
+    )
     has_focus = driver.execute_script("return document.activeElement === arguments[0];", element)
     assert has_focus, f"'{name}' cannot be reached by keyboard"
 
@@ -212,7 +220,11 @@ def control_keys():
     "The key that moves each control."
     from selenium.webdriver.common.keys import Keys
 
-    brain = {"share of it, %": Keys.PAGE_UP, "silence best": Keys.ARROW_RIGHT, "noise, SDs": Keys.PAGE_UP}
+    brain = {
+        "share of it, %": Keys.PAGE_UP,
+        "silence best": Keys.ARROW_RIGHT,
+        "noise, SDs": Keys.PAGE_UP,
+    }
     model = {
         "temperature": Keys.PAGE_UP,
         "steps": Keys.ARROW_RIGHT,
@@ -228,7 +240,9 @@ def control_keys():
 def move_controls(driver, model):
     "Move every control of the chosen model; those of the brain only for the posterior."
     of_brain, of_model = control_keys()
-    keys = {**of_brain, **of_model} if model == "posterior" else of_model  # others of this size hardly listen
+    keys = (
+        {**of_brain, **of_model} if model == "posterior" else of_model
+    )  # others of this size hardly listen
     timings = []
     for label, key in keys.items():
         if driver.execute_script(IS_SHOWN, label):
@@ -314,7 +328,10 @@ def look_at_explorer(driver, out, name):
     "Pictures of the page wide and narrow; nothing may stand out over the edge."
     for width, height in ((1200, 1500), (420, 2600)):
         resize(driver, width, height)
-        until("the page to fit", lambda width=width: driver.execute_script("return innerWidth") == width)
+        until(
+            "the page to fit",
+            lambda width=width: driver.execute_script("return innerWidth") == width,
+        )
         driver.execute_script(TWO_FRAMES)
         driver.save_screenshot(str(out / f"explore_{name}_{width}.png"))
         if name == "voila":
@@ -422,7 +439,9 @@ def drive_voila(driver, run, out, log):
     port = free_port()
     url = f"http://localhost:{port}/"
     script = f"from digit69.serve import serve_explorer; serve_explorer({run!r}, port={port}, browser=False)"
-    return drive_server(driver, ["-c", script], f"{url}voila/static/voila.js", url, out, "voila", log)
+    return drive_server(
+        driver, ["-c", script], f"{url}voila/static/voila.js", url, out, "voila", log
+    )
 
 
 def run_all_cells(driver):
@@ -516,7 +535,9 @@ def look_at_book(driver, out):
 def parse_options():
     "What to drive, and where to keep pictures and times."
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "digit69_browser")
+    options.add_argument(
+        "--out", type=Path, default=Path(tempfile.gettempdir()) / "digit69_browser"
+    )
     options.add_argument("--run", help="a run folder; without it a small simulated run is made")
     options.add_argument("--skip-lab", action="store_true")
     options.add_argument("--skip-book", action="store_true")
@@ -549,7 +570,10 @@ def main():
             look_at_book(driver, options.out)
         if options.only_book:
             return
-        with tempfile.TemporaryDirectory() as folder, open(options.out / "server.log", "w+") as log:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            open(options.out / "server.log", "w+") as log,
+        ):
             timings = drive_explorer(driver, options, Path(folder), log)
     finally:
         driver.quit()
