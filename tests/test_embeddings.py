@@ -46,8 +46,8 @@ def test_a_row_never_influences_its_own_left_out_prediction():
     ridge = ReceptiveFieldRidge(features[stimuli * 2], np.ones((1, 4)), (1.0,), stimuli)
     changed = responses.copy()
     changed[4:6] += 50
-    before = responses - ridge.fit(responses)[2]
-    after = changed - ridge.fit(changed)[2]
+    before = responses - ridge.fit(responses).loo_residuals
+    after = changed - ridge.fit(changed).loo_residuals
     np.testing.assert_allclose(before[4:6], after[4:6], atol=1e-7)
 
 
