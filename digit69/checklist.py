@@ -60,7 +60,7 @@ def run_baselines(run: Run) -> str:
 # %% ../nbs/718_checklist.ipynb #9d085590
 def answer_approach(evidence: Evidence) -> str:
     "Why this approach?"
-    return f"Compared with a ladder of simple models ({run_baselines(evidence.run)}) on the same rows."
+    return f"Compared with simple baselines ({run_baselines(evidence.run)}) on the same rows."
 
 # %% ../nbs/718_checklist.ipynb #32a88bfa
 def answer_data(evidence: Evidence) -> str:

@@ -37,6 +37,7 @@ class DatasetSpec:
         None  # path -> Split; None where there is no fMRI
     )
     aliases: tuple[str, ...] = ()  # other file names under which a person may keep (parts of) it
+    embeddings_name: str = "digit69"  # its embeddings files are called NAME_embeddings.*
 
     @property
     def is_simulated(self) -> bool:
@@ -87,6 +88,7 @@ register_dataset(
 register_dataset(
     DatasetSpec(
         name="miyawaki",
+        embeddings_name="miyawaki4",
         file="miyawaki_structured_28x28.mat",
         url="https://github.com/braindecoding/LDM/raw/HEAD/data/miyawaki_structured_28x28.mat",
         sha256="aea138f10f70e539eb27c935e9154a0127e4b442f020efec780bf27d30f53484",

@@ -87,7 +87,7 @@ def detect_leakage(model: Reconstructor, split: Split) -> list[str]:
         if n_known:
             leaks.append(f"its image prior holds {n_known} of {split.test.n} test stimuli")
     pipeline = getattr(model, "embedding_pipeline_", None)
-    if hasattr(pipeline, "cross_fitted_"):
+    if isinstance(pipeline, EmbeddingPipeline):
         n_self_seen = count_self_seen_rows(pipeline, split.train)
         if n_self_seen:
             leaks.append(

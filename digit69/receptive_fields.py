@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEFAULT_ENCODING', 'GRID', 'EncodingConfig', 'average_blocks', 'contrast_map', 'gaussian_window',
            'receptive_field_windows', 'StimulusDesign', 'make_design', 'Eigensystem', 'diagonalize',
-           'log_marginal_likelihood', 'weigh_models', 'average_ridge', 'leave_stimulus_out_residuals', 'RidgeFit',
+           'log_marginal_likelihood', 'model_posterior', 'average_ridge', 'leave_stimulus_out_residuals', 'RidgeFit',
            'ReceptiveFieldRidge']
 
 # %% ../nbs/430_receptive_fields.ipynb #c9ad02e6
@@ -173,7 +173,7 @@ def log_marginal_likelihood(
     return -0.5 * log_det[:, None] - 0.5 * degrees * np.log(mahalanobis + 1e-12)
 
 # %% ../nbs/430_receptive_fields.ipynb #14e51899
-def weigh_models(
+def model_posterior(
     design: StimulusDesign,
     eigensystems: list[Eigensystem],  # G windows
     alphas: np.ndarray,  # (P,)
@@ -286,7 +286,7 @@ class ReceptiveFieldRidge:
         means = design.stimulus_means(centred)
         rotated = design.rotation.T @ means
         models = (design, self.eigensystems, self.alphas)
-        self.model_weights_ = weigh_models(*models, centred, rotated)
+        self.model_weights_ = model_posterior(*models, centred, rotated)
         weights, leverage = average_ridge(*models, self.model_weights_, rotated)
         error = means - design.rotation @ (design.features @ weights)
         loo = leave_stimulus_out_residuals(design, centred, means, error, leverage)

@@ -59,7 +59,7 @@ def score_table(results: dict, entries: list[str] | None = None) -> str:
     `entries`: which models and answers, in which order; None: all that the file holds."""
     metrics = [metric for metric in METRICS.values() if metric.headline]
     shown = list(results["models"]) if entries is None else entries
-    titles = ["", "what it does", *(metric.title for metric in metrics)]
+    titles = ["model", "what it does", *(metric.title for metric in metrics)]
     lines = [markdown_row(titles), markdown_row(["---"] * len(titles))]
     for entry in shown:
         scores = results["models"][entry]

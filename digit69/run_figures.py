@@ -40,7 +40,9 @@ def main_models(names: Iterable[str]) -> list[str]:
 
 # %% ../nbs/700_run_figures.ipynb #076ab2da
 def top_model(run: Run) -> str:
-    "The highest model of a run by the order of the registry; models from outside the registry rank above it."
+    """The most complex model of a run: last in the registry, whatever it scores.
+
+    Models from outside the registry rank above all others."""
     registered = available_models()
 
     def rank(name: str) -> int:

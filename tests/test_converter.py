@@ -574,8 +574,8 @@ def test_clip_serves_as_image_encoder(random_clip, split, tmp_path):
 def test_unreachable_weights_are_one_line_in_time(monkeypatch):
     import huggingface_hub
 
-    assert clip_module.WEIGHTS_PATIENCE < 10
-    monkeypatch.setattr(clip_module, "WEIGHTS_PATIENCE", 1)
+    assert clip_module.WEIGHTS_TIMEOUT < 10
+    monkeypatch.setattr(clip_module, "WEIGHTS_TIMEOUT", 1)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     silent = socket.create_server(("127.0.0.1", 0))  # takes calls and never answers
     for url in ("http://weights.invalid", f"http://127.0.0.1:{silent.getsockname()[1]}"):

@@ -36,7 +36,7 @@ from ..pixel_metrics import correlation_matrix
 # %% ../../nbs/575_models.candidate_posterior.ipynb #a0c04096
 @dataclass(frozen=True)
 class TopCandidates:
-    """The heaviest candidates of N rows."""
+    """The most probable candidates of N rows."""
 
     index: np.ndarray  # (N,k) which candidates
     weights: np.ndarray  # (N,k); each row sums to 1
@@ -75,7 +75,7 @@ class WeightedCandidates(Reconstructor):
     sample_temperature_ratio_: float  # of everything else: a multiple of it
 
     def _top(self, fmri: np.ndarray, temperature_ratio: float = 1.0) -> TopCandidates:
-        """The heaviest candidates for rows (N,V) at a multiple of the temperature of point estimates."""
+        """The most probable candidates for rows (N,V) at a multiple of the temperature of point estimates."""
         statistics = self.likelihood_.sufficient_statistics(fmri)
         temperature = self.temperature_ * temperature_ratio
         weights = posterior_weights(

@@ -165,11 +165,11 @@ def select_temperatures(
     """The temperature of point estimates by PCC, and that of samples by energy score."""
     scores = cross_validate_prior(train, {selected.strength: candidates}, inner)
     best = max(scores, key=lambda choice: scores[choice].pcc)
-    most_honest = min(scores, key=lambda choice: scores[choice].energy_score)
+    best_energy = min(scores, key=lambda choice: scores[choice].energy_score)
     return replace(
         selected,
         temperature=best[1],
-        sample_temperature=most_honest[1],
+        sample_temperature=best_energy[1],
         inner_pcc=scores[best].pcc,
     )
 
