@@ -228,14 +228,14 @@ class FitsEmbeddings(EncoderPair):
 class EmbeddingPipeline(SamplesEmbeddings, FitsEmbeddings):
     """Image encoder, fMRI encoder and embeddings of training rows, all learnt from one train set.
 
-    After `fit`
-    -----------
-    encoder_, image_encoder_ : the two encoders
-    cross_fitted_ : (N,512) each training row embedded by an encoder that saw neither the row nor its stimulus
-    folds_ : [(fMRI encoder, rows that it embedded)]
-    images_ (N,28,28), stimuli_ (N,) : of train; repeats of a stimulus share a number
-    augmented_images_ (M,28,28), augmented_stimuli_ (M,) : augmentations, and the stimulus of each
-    histories_ : {title: History} of the trainings
+    After `fit`:
+
+    - `encoder_`, `image_encoder_`: the two encoders
+    - `cross_fitted_` (N,512): each training row embedded by an encoder that saw neither it nor its stimulus
+    - `folds_`: [(fMRI encoder, rows that it embedded)]
+    - `images_` (N,28,28), `stimuli_` (N,): of train; repeats of a stimulus share a number
+    - `augmented_images_` (M,28,28), `augmented_stimuli_` (M,): augmentations, and the stimulus of each
+    - `histories_`: {title: History} of the trainings
     """
 
     def __init__(self, config: EmbeddingConfig = EMBEDDING_PRESETS["quick"], seed: int = 0):

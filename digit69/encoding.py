@@ -120,10 +120,10 @@ def stimulus_ridge(
 class EncodingModel:
     """From contrast maps to voxels through receptive fields; `fit` learns (for V voxels, B of them selected)
 
-    r2_, mean_, sd_ : (V,) left-out R2 by the whole image (-1: constant voxel), mean, standard deviation
-    selected_voxels_ : (B,) the best predicted voxels, ascending
-    weights_, intercept_ : (196,B), (B,) in standard deviations of the voxel, like the residuals
-    residuals_ : (N,B) of each row, its stimulus left out
+    - `r2_`, `mean_`, `sd_` (V,): left-out R2 by the whole image (-1: constant voxel), mean, deviation
+    - `selected_voxels_` (B,): the best predicted voxels, ascending
+    - `weights_` (196,B), `intercept_` (B,): in standard deviations of the voxel, like the residuals
+    - `residuals_` (N,B): of each row, its stimulus left out
     """
 
     def __init__(self, settings: EncodingConfig = DEFAULT_ENCODING, seed: int = 0):

@@ -93,11 +93,17 @@ def constants(module):
     """Directives for the constants of a module, which automodule leaves out; a long value is not shown."""
     values = vars(importlib.import_module(f"digit69.{module}"))
     directives = []
-    for name in values["__all__"]:
-        if name.isupper():
-            option = "   :no-value:\n" if len(repr(values[name])) > LONGEST_VALUE else ""
-            directives.append(f".. autodata:: digit69.{module}.{name}\n{option}")
+    for name in filter(str.isupper, values["__all__"]):
+        directives.append(constant(f"digit69.{module}.{name}", values[name]))
     return "\n".join(directives)
+
+
+def constant(name, value):
+    """The directive for a constant; of an array, or another object that is documented elsewhere, its name."""
+    if type(value).__module__ != "builtins":
+        return f".. py:data:: {name}\n"
+    option = "   :no-value:\n" if len(repr(value)) > LONGEST_VALUE else ""
+    return f".. autodata:: {name}\n{option}"
 
 
 def reference_page(module, notebook_name):

@@ -41,6 +41,9 @@ autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 80
 napoleon_google_docstring = False
+# What stands behind a parameter is a shape and a meaning, not a type to be looked up.
+napoleon_use_param = False
+napoleon_use_rtype = False
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 
