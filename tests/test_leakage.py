@@ -15,7 +15,7 @@ from digit69.encoders import EMBEDDING_PRESETS
 from digit69.evaluation import detect_leakage
 from digit69.models.base import Reconstructor
 from digit69.models.registry import MODELS, make_model, register
-from digit69.prior import deduplicate
+from digit69.outside_images import deduplicate
 from digit69.quality import audit
 from digit69.simulation import simulate
 from digit69.splits import check_train_test_overlap, kfold

@@ -28,7 +28,7 @@ from digit69.datasets import (
 )
 from digit69.download import cache_folder
 from digit69.files import sha256
-from digit69.prior import deduplicate
+from digit69.outside_images import deduplicate
 from digit69.readers import write_split
 from digit69.simulated_stimuli import simulated_stimuli
 from digit69.simulation import simulate

@@ -18,6 +18,7 @@ from ..core import ModelError
 from ..data import IMAGE_SIZE, BrainDataset
 from ..files import atomic_write, read_json, write_json
 from .registry import make_model
+from ..outside_images import OutsideImages
 from ..pixel_metrics import pcc
 
 # %% ../../nbs/502_models.base.ipynb #a9d74c82
@@ -35,6 +36,7 @@ class FitOptions:
     exclude: ExclusionList | None = (
         None  # stimuli that must not appear among images the model invents
     )
+    outside: OutsideImages | None = None  # that its prior may use beside the training stimuli
     checkpoint_dir: Path | None = (
         None  # where models that train in steps keep checkpoints and sample grids
     )
