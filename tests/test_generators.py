@@ -11,9 +11,10 @@ from digit69.core import set_quiet
 from digit69.models.autoencoder import round_trip, small_autoencoder
 from digit69.models.base import Reconstructor
 from digit69.models.denoiser import LatentDenoiser
-from digit69.models.ldm import Digit69LDM, latent_schedule
+from digit69.models.ldm import Digit69LDM
 from digit69.models.registry import make_model
 from digit69.models.regression import SimpleRegressionModel
+from digit69.models.schedulers import latent_schedule
 from digit69.models.vae import ConditionalVAE
 from digit69.simulation import simulate
 

@@ -24,7 +24,8 @@ from .capabilities import HasCeiling, PredictsClasses, SamplesImages
 from .denoiser import LatentDenoiser
 from .fixed_bases import FixedBases
 from .layers import on_device_of
-from .ldm import Digit69LDM, LatentDiffusionReconstructor, latent_schedule
+from .ldm import Digit69LDM, LatentDiffusionReconstructor
+from .schedulers import latent_schedule
 from digit69.models.pattern_generator import (
     PatternGenerator,
     binary_pattern,
