@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['run_document', 'describe_settings', 'p_cells', 'null_table', 'exchange_table', 'learning_table', 'memory_table',
-           'behavior_table', 'noise_ceiling_table', 'importance_table', 'describe_encoding']
+           'behavior_table', 'noise_ceiling_table', 'model_ceiling_rows', 'model_ceiling_table', 'importance_table',
+           'describe_encoding']
 
 # %% ../nbs/706_diagnostic_tables.ipynb #2ac74fba
 from pathlib import Path
@@ -23,7 +24,7 @@ def run_document(folder: str | Path, name: str) -> dict | None:
     path = Path(folder) / f"{name}.json"
     return read_json(path) if path.is_file() else None
 
-# %% ../nbs/706_diagnostic_tables.ipynb #bf991c7e
+# %% ../nbs/706_diagnostic_tables.ipynb #dc02e452
 def describe_settings(settings: dict) -> str:
     "Settings of the lighter variant that was examined in place of a slow model."
     if not settings:
@@ -49,7 +50,7 @@ def null_table(null: dict) -> pd.DataFrame:
         rows[name] = {**examined, "settings": settings, **p_cells(entry["scores"])}
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
 
-# %% ../nbs/706_diagnostic_tables.ipynb #bd0ebda6
+# %% ../nbs/706_diagnostic_tables.ipynb #ecdb8d9d
 def _exchange_cells(test: dict) -> dict[str, str]:
     "PCC observed and after exchange, and p, for one entry of `rigour.json`."
     row, within = test["row"], test["within_class"]
@@ -69,7 +70,7 @@ def exchange_table(tests: dict) -> pd.DataFrame:
     rows = {name: _exchange_cells(test) for name, test in tests.items()}
     return pd.DataFrame.from_dict(rows, orient="index")
 
-# %% ../nbs/706_diagnostic_tables.ipynb #4abca40d
+# %% ../nbs/706_diagnostic_tables.ipynb #d335777b
 def _extrapolation_cells(curve: dict) -> dict[str, str]:
     "PCC that the power law expects of more rows."
     expected = {
@@ -77,7 +78,7 @@ def _extrapolation_cells(curve: dict) -> dict[str, str]:
     }
     return {**expected, "without limit": format_interval(curve["limit"])}
 
-# %% ../nbs/706_diagnostic_tables.ipynb #1a03579e
+# %% ../nbs/706_diagnostic_tables.ipynb #f6f795ea
 def learning_table(curves: dict) -> pd.DataFrame:
     "learning_curve.json: PCC expected of each model with more training rows."
     rows = {
@@ -128,7 +129,35 @@ def noise_ceiling_table(ceilings: dict) -> pd.DataFrame:
         rows[name]["stimuli"] = ceiling["stimuli"]
     return pd.DataFrame.from_dict(rows, orient="index")
 
-# %% ../nbs/706_diagnostic_tables.ipynb #05dff1be
+# %% ../nbs/706_diagnostic_tables.ipynb #74875362
+def model_ceiling_rows(name: str, ceiling: dict) -> dict[tuple[str, str], dict[str, str]]:
+    "Rows of `model_ceiling_table` for one model: as measured, the ceiling, and how much it lies above."
+    examined = [metric for metric in METRICS.values() if metric.name in ceiling]
+    titles = {"measured": "measured", "ceiling": ceiling["what"], "gap": "difference"}
+    examined_on = {
+        "rows": f"{ceiling['rows']}, {ceiling['folds']}",
+        "settings": describe_settings(ceiling["settings"]),
+    }
+    rows = {}
+    for key, title in titles.items():
+        cells = {
+            metric.label: format_interval(
+                ceiling[metric.name][key], metric.decimals, signed=key == "gap"
+            )
+            for metric in examined
+        }
+        rows[name, title] = {**cells, **examined_on}
+    return rows
+
+# %% ../nbs/706_diagnostic_tables.ipynb #107e09ea
+def model_ceiling_table(ceilings: dict) -> pd.DataFrame:
+    "rigour.json: scores of measured rows, and of rows that the encoding model simulates (`model_ceiling`)."
+    rows = {}
+    for name, ceiling in ceilings.items():
+        rows |= model_ceiling_rows(name, ceiling)
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+# %% ../nbs/706_diagnostic_tables.ipynb #2287b87b
 def importance_table(carriers: dict) -> pd.DataFrame:
     "rigour.json: how stable the importance of voxels is, and how few of them hold half of it."
     rows = {}
@@ -140,7 +169,7 @@ def importance_table(carriers: dict) -> pd.DataFrame:
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 
-# %% ../nbs/706_diagnostic_tables.ipynb #f98133c1
+# %% ../nbs/706_diagnostic_tables.ipynb #12d6cdb8
 def describe_encoding(carriers: dict) -> str:
     "How many voxels the encoding model predicts, in a sentence."
     r2 = carriers["encoding_r2"]

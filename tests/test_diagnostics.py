@@ -17,11 +17,19 @@ from digit69.diagnostics import run_diagnostics
 from digit69.files import read_json
 from digit69.learning_curve import extrapolate, learning_curve, nested_order
 from digit69.metrics import METRICS, Metric, register_metric
+from digit69.model_ceiling import (
+    MODEL_CEILING,
+    bounded_metrics,
+    ceiling_by_simulation,
+    score_fold,
+    score_model_ceiling,
+)
 from digit69.models.base import Reconstructor
 from digit69.models.registry import MODELS, make_model, register
 from digit69.permutation import label_permutation_test, p_value, permutation_null, permute_rows
-from digit69.simulation import simulate
+from digit69.simulation import draw_subject, simulate, simulate_responses
 from digit69.splits import leave_stimulus_out
+from digit69.tasks import CheckConfig
 
 set_threads(1)
 set_quiet()
@@ -248,6 +256,43 @@ def test_repeated_stimuli_give_a_ceiling_from_out_of_fold_reconstructions(tmp_pa
     assert ceiling["single"]["mean"] < ceiling["ceiling"]["mean"]
 
 
+@pytest.mark.parametrize("name", ["ridge", "posterior"])
+def test_the_ceiling_by_simulation_is_near_the_score_of_new_responses_of_the_same_subject(name):
+    """Above it, since the encoding model does not know everything, and nearer with more rows."""
+    gaps = []
+    for n_train in (45, 600):
+        split = simulate(n_train, 40, 300, seed=0)
+        model = make_model(name, "smoke").fit(split.train)
+        shown = np.repeat(split.test.images, 4, axis=0)
+        new_rows = simulate_responses(draw_subject(300, seed=0), shown, seed=0, name="new")
+        truth = bounded_metrics(model.reconstruct(new_rows), split.test.images)["pcc"].mean()
+        simulated = ceiling_by_simulation(model, split.train, split.test.images)["pcc"].mean()
+        gaps.append(simulated - truth)
+    assert gaps[0] > gaps[1] > -0.02
+    assert gaps[1] < 0.06
+
+
+def test_held_out_rows_have_no_say_in_the_ceiling_by_simulation(data):
+    """Other voxels of the held-out rows change the measured score; the ceiling stays."""
+    config = CheckConfig("kfold", 5)
+    train = config.folds(data)[0].train
+    held_out = ~(data.fmri[:, None] == train.fmri[None]).all(2).any(1)
+    fmri = data.fmri.copy()
+    fmri[held_out] = np.random.default_rng(0).permutation(fmri[held_out])
+    shuffled = replace(data, fmri=fmri)
+    found, other = (score_fold("ridge", rows, config, 0) for rows in (data, shuffled))
+    assert np.array_equal(found[1]["pcc"], other[1]["pcc"])
+    assert not np.array_equal(found[0]["pcc"], other[0]["pcc"])
+
+
+def test_without_signal_the_ceiling_by_simulation_is_low(data, noise_only):
+    config = CheckConfig("kfold", 5)
+    signal, noise = (score_model_ceiling("ridge", rows, config) for rows in (data, noise_only))
+    assert signal["what"] == MODEL_CEILING and signal["rows"] == data.n
+    assert noise["pcc"]["ceiling"]["mean"] < signal["pcc"]["measured"]["mean"]
+    assert abs(noise["pcc"]["gap"]["mean"]) < 0.1
+
+
 def test_a_model_that_recalls_training_images_is_exposed(data, tmp_path, register_model):
     class NearestRow(Reconstructor):
         def _fit(self, train, options):
@@ -301,6 +346,8 @@ def test_diagnostics_are_one_file_that_a_page_can_read(data, tmp_path):
     assert diagnostics["noise_ceiling"] == NO_REPEATS
     assert diagnostics["calibration"] == {}
     assert diagnostics["ceilings"]["ridge"]["pcc"] > 0.8
+    assert diagnostics["model_ceilings"]["ridge"]["what"] == MODEL_CEILING
+    assert "mean" not in diagnostics["model_ceilings"]
     assert diagnostics["collapse"]["mean"]["ratio"] < 1
 
 

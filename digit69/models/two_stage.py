@@ -25,7 +25,6 @@ from .denoiser import LatentDenoiser
 from .fixed_bases import FixedBases
 from .layers import on_device_of
 from .ldm import Digit69LDM, LatentDiffusionReconstructor
-from .schedulers import latent_schedule
 from digit69.models.pattern_generator import (
     PatternGenerator,
     binary_pattern,
@@ -34,7 +33,7 @@ from digit69.models.pattern_generator import (
     pattern_to_condition,
 )
 from .registry import register
-from .schedulers import SAMPLER_CONTROLS
+from .schedulers import SAMPLER_CONTROLS, latent_schedule
 from ..patterns import N_BLOCKS, detect_block_patterns, render_blocks
 from ..splits import grouped_folds, validation_rows
 from ..training import History, TrainingConfig
