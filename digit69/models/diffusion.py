@@ -30,7 +30,7 @@ from digit69.models.schedulers import (
 from .unet import ImprovedUNet
 from ..training import History, TrainingConfig, bf16_is_fast
 
-# %% ../../nbs/540_models.diffusion.ipynb #da866a14
+# %% ../../nbs/540_models.diffusion.ipynb #fe9319ca
 def sample_high_noise(
     n: int, num_timesteps: int, generator: torch.Generator | None = None
 ) -> torch.Tensor:
@@ -38,7 +38,7 @@ def sample_high_noise(
     levels = torch.rand(n, generator=generator).sqrt() * num_timesteps
     return levels.long().clamp(max=num_timesteps - 1)
 
-# %% ../../nbs/540_models.diffusion.ipynb #66264b6b
+# %% ../../nbs/540_models.diffusion.ipynb #10144da6
 class PixelDenoising(nn.Module):
     """A denoiser with its noise schedule and its loss.
 
@@ -75,7 +75,7 @@ class PixelDenoising(nn.Module):
         guess = self.unet(self.scheduler.add_noise(clean, noise, t), t, conditions, drop).float()
         return image_loss(guess[:, 0] / 2 + 0.5, images, self.ssim_weight)
 
-# %% ../../nbs/540_models.diffusion.ipynb #275c000b
+# %% ../../nbs/540_models.diffusion.ipynb #0addeec4
 class EnhancedDiffusionModel(PixelDenoising):
     """Conditional diffusion in pixel space: `.loss` trains it, `.sample` draws from it."""
 
@@ -121,7 +121,7 @@ def pair_loss(
     embeddings, images = batch
     return module.loss(images, embeddings, generator)
 
-# %% ../../nbs/540_models.diffusion.ipynb #db4c743c
+# %% ../../nbs/540_models.diffusion.ipynb #dfaa12a8
 DIFFUSION_PRESETS = {
     "smoke": {
         "embedding_preset": "smoke",
@@ -162,7 +162,7 @@ class DiffusionParams(EmbeddingReconstructor):
     ) -> None:
         store_params(self, locals())
 
-# %% ../../nbs/540_models.diffusion.ipynb #338c0707
+# %% ../../nbs/540_models.diffusion.ipynb #67b337bd
 class DiffusionTraining(DiffusionParams):
     """How `DiffusionReconstructor` is trained."""
 
