@@ -116,7 +116,8 @@ def fit_and_reconstruct(
 ) -> FitResult:
     """Fit a model on train and reconstruct the test rows; a model that leaks is a `ModelError`."""
     model = make_model(name, preset, seed)
-    options = FitOptions(ExclusionList(stimuli_not_in_train(split)), checkpoint_dir)
+    exclude = ExclusionList(stimuli_not_in_train(split))
+    options = FitOptions(exclude, checkpoint_dir=checkpoint_dir)
     with stopwatch() as seconds:
         model.fit(split.train, options=options)
     leaks = detect_leakage(model, split)
