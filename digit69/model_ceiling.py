@@ -16,7 +16,7 @@ from .encoding import EncodingModel
 from .intervals import bootstrap_interval
 from .metrics import METRICS, compute_metrics
 from .models.base import Reconstructor
-from .models.prior_selection import select_exponent
+from .prior_selection import select_exponent
 from .receptive_fields import DEFAULT_ENCODING
 from .splits import stimulus_ids
 from .tasks import CheckConfig, fast_params, is_fast

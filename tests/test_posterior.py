@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 
 from digit69.augmentation import interpolate_shapes
-from digit69.core import ModelError
-from digit69.data import BrainDataset
-from digit69.models.base import Reconstructor
-from digit69.models.candidates import (
-    compute_features,
-    make_candidates,
+from digit69.candidates import (
+    draw_candidates,
     posterior_weights,
     sample_indices,
 )
-from digit69.models.prior_selection import (
+from digit69.core import ModelError
+from digit69.data import BrainDataset
+from digit69.models.base import Reconstructor
+from digit69.models.registry import make_model
+from digit69.pixel_metrics import pcc
+from digit69.prior import StimulusPrior
+from digit69.prior_selection import (
     cross_validate_prior,
     fit_inner_likelihoods,
 )
-from digit69.models.registry import make_model
-from digit69.pixel_metrics import pcc
 from digit69.readers import write_split
 from digit69.receptive_fields import EncodingConfig
 from digit69.simulation import simulate
@@ -108,22 +108,22 @@ def test_samples_have_a_temperature_of_their_own(split, fitted):
 # --- honesty -----------------------------------------------------------------------------------------------
 
 
-def best_inner_pcc(split, inner, images, parents):
-    candidates = compute_features(images, parents, EncodingConfig())
+def best_inner_pcc(split, inner, candidates):
     scores = cross_validate_prior(split.train, {1.0: candidates}, inner)
     return max(score.pcc for score in scores.values())
 
 
 def test_selection_never_sees_candidates_of_left_out_stimuli(split):
-    images, parents = make_candidates(split.train, 300, seed=0)
+    prior = StimulusPrior(split.train, strength=1.0)
+    candidates = draw_candidates(prior, 300, EncodingConfig())
     inner = fit_inner_likelihoods(split.train, EncodingConfig(n_selected=100), (100,), n_splits=4)
     left_out = np.concatenate([fold.validation_idx for fold in inner])
     assert sorted(left_out) == list(range(split.train.n))
     wrong_parents = np.repeat(
         np.arange(300)[:, None] % 9, 3, 1
     )  # hardly any candidate is excluded
-    honest = best_inner_pcc(split, inner, images, parents)
-    leaky = best_inner_pcc(split, inner, images, wrong_parents)
+    honest = best_inner_pcc(split, inner, candidates)
+    leaky = best_inner_pcc(split, inner, replace(candidates, parents=wrong_parents))
     assert leaky > honest + 0.02  # the stimulus itself is among the candidates
 
 

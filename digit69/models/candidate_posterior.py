@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..candidates import posterior_weights, sample_indices
 from ..data import IMAGE_SIZE, BrainDataset
+from ..likelihood import Likelihood
 from .base import Reconstructor
-from .candidates import posterior_weights, sample_indices
 from digit69.models.capabilities import (
     FormsGradually,
     HasCeiling,
@@ -30,7 +31,6 @@ from digit69.models.capabilities import (
     SamplesImages,
 )
 from .estimates import AmortizedDecoder, maximize_expected_similarity
-from .likelihood import Likelihood
 from ..pixel_metrics import correlation_matrix
 
 # %% ../../nbs/575_models.candidate_posterior.ipynb #a0c04096
@@ -269,7 +269,7 @@ class CandidateAnnealing(CandidateEstimates, FormsGradually):
     def annealed(
         self,
         n_frames: int = 16,
-        start: float = 1000.0,
+        start: float = 200.0,
     ) -> list[tuple[float, "CandidateAnnealing"]]:
         """This model at temperatures from `start` down to its own, evenly spaced on a logarithmic scale."""
         temperatures = np.geomspace(max(start, self.temperature_), self.temperature_, n_frames)

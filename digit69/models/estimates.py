@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['WINDOW', 'UNBIASED', 'C1', 'C2', 'unit_vectors', 'ExpectedSimilarity', 'maximize_expected_similarity',
-           'SimulatedEvidence', 'AmortizedDecoder', 'train_amortized_decoder']
+           'SimulatedPairs', 'upsampling_layers', 'AmortizedDecoder', 'train_amortized_decoder']
 
-# %% ../../nbs/570_models.estimates.ipynb #da84528e
+# %% ../../nbs/570_models.estimates.ipynb #c636bb69
 from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..candidates import EvidenceSimulator
 from ..core import derive_seed
 from ..data import IMAGE_SIZE
 from ..losses import box_mean, image_loss
-from .likelihood import Likelihood
 from ..training import TrainingConfig, train_module
 
 # %% ../../nbs/570_models.estimates.ipynb #37872255
@@ -82,59 +82,56 @@ def maximize_expected_similarity(
         optimizer.step()
     return logits.detach().sigmoid()
 
-# %% ../../nbs/570_models.estimates.ipynb #5cda9ae6
-class SimulatedEvidence:
+# %% ../../nbs/570_models.estimates.ipynb #c433240a
+class SimulatedPairs:
     """Candidates and the evidence of rows they might have caused: batches for `train_module`."""
 
-    def __init__(
-        self,
-        likelihood: Likelihood,
-        latents: np.ndarray,  # (M,K) of the candidates
-        images: np.ndarray,  # (M,784) uint8
-        temperature: float,
-        gain_sd: float = 0.2,  # of the strength of a row's response
-    ):
-        self.precision = torch.as_tensor(likelihood.precision)
-        self.latents = torch.as_tensor(latents)
+    def __init__(self, simulator: EvidenceSimulator, images: np.ndarray):  # (M,784) uint8
+        self.simulator = simulator
         self.images = torch.as_tensor(images)
-        self.noise_sd = (temperature * self.precision).sqrt()
-        self.gain_sd = gain_sd
 
     def __call__(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Evidence (n,K) and the images (n,28,28) in [0,1] behind it."""
-        index = torch.randint(len(self.latents), (n,), generator=generator)
-        gain = 1 + self.gain_sd * torch.randn(n, 1, generator=generator)
-        noise = self.noise_sd * torch.randn(n, len(self.precision), generator=generator)
-        evidence = gain * self.precision * self.latents[index] + noise
+        index = torch.randint(len(self.images), (n,), generator=generator)
+        evidence = self.simulator(index, generator)
         return evidence, self.images[index].view(-1, IMAGE_SIZE, IMAGE_SIZE) / 255
 
-    def unit_scale(self) -> torch.Tensor:
-        """What evidence (N,K) is multiplied with to have variance 1, (K,)."""
-        variance = self.precision**2 * self.latents.var(0) + self.noise_sd**2
-        return 1 / (variance + 1e-6).sqrt()
+# %% ../../nbs/570_models.estimates.ipynb #1a905b21
+def upsampling_layers(channels: tuple[int, int, int]) -> list[torch.nn.Module]:
+    """Feature maps (N,channels[0],7,7) -> logits of images (N,1,28,28)."""
+    first, second, third = channels
+    return [
+        torch.nn.ConvTranspose2d(first, second, kernel_size=4, stride=2, padding=1),
+        torch.nn.GELU(),
+        torch.nn.ConvTranspose2d(second, third, kernel_size=4, stride=2, padding=1),
+        torch.nn.GELU(),
+        torch.nn.Conv2d(third, 1, kernel_size=3, padding=1),
+    ]
 
-# %% ../../nbs/570_models.estimates.ipynb #e66fa679
+# %% ../../nbs/570_models.estimates.ipynb #eb31c3ec
 class AmortizedDecoder(torch.nn.Module):
     """Evidence (N,K) -> images (N,28,28) in [0,1]; `scale` (K,) gives evidence unit variance."""
 
     def __init__(self, scale: torch.Tensor, width: int):
         super().__init__()
         self.register_buffer("scale", torch.as_tensor(scale))
+        channels = (max(1, width // 6), max(1, width // 12), max(1, width // 24))
+        side = IMAGE_SIZE // 4
         self.net = torch.nn.Sequential(
             torch.nn.Linear(len(scale), width),
             torch.nn.LayerNorm(width),
             torch.nn.GELU(),
             torch.nn.Dropout(0.1),
-            torch.nn.Linear(width, width),
+            torch.nn.Linear(width, channels[0] * side**2),
             torch.nn.GELU(),
-            torch.nn.Linear(width, IMAGE_SIZE**2),
+            torch.nn.Unflatten(1, (channels[0], side, side)),
+            *upsampling_layers(channels),
         )
 
     def forward(self, evidence: torch.Tensor) -> torch.Tensor:
-        pixels = self.net(evidence * self.scale).sigmoid()
-        return pixels.view(-1, IMAGE_SIZE, IMAGE_SIZE)
+        return self.net(evidence * self.scale).sigmoid()[:, 0]
 
-# %% ../../nbs/570_models.estimates.ipynb #40a75d13
+# %% ../../nbs/570_models.estimates.ipynb #bfe2b269
 def _reconstruction_loss(ssim_weight: float) -> Callable:
     """The loss of a batch of evidence and images for `train_module`."""
 
@@ -144,24 +141,22 @@ def _reconstruction_loss(ssim_weight: float) -> Callable:
 
     return loss
 
-# %% ../../nbs/570_models.estimates.ipynb #fdfc9541
+# %% ../../nbs/570_models.estimates.ipynb #fda8e0c0
 def train_amortized_decoder(
-    likelihood: Likelihood,
-    latents: np.ndarray,  # (M,K) of the candidates
-    images: np.ndarray,  # (M,784) uint8
-    temperature: float,  # of the simulated evidence
+    simulator: EvidenceSimulator,  # of rows that the candidates might have caused
+    images: np.ndarray,  # (M,784) uint8, the candidates
     steps: int = 500,
-    width: int = 768,
+    width: int = 288,
     batch: int = 64,
-    ssim_weight: float = 0.1,
+    ssim_weight: float = 0.3,
     seed: int = 0,
 ) -> AmortizedDecoder:
     """A network that turns evidence into the image of least expected error, trained on simulations."""
     seed = derive_seed(seed, "amortise")
-    simulated = SimulatedEvidence(likelihood, latents, images, temperature)
     torch.manual_seed(seed)
-    decoder = AmortizedDecoder(simulated.unit_scale(), width)
+    decoder = AmortizedDecoder(simulator.unit_scale(), width)
     config = TrainingConfig(steps=steps, batch=batch, lr=2e-3)
     loss = _reconstruction_loss(ssim_weight)
-    train_module(decoder, simulated, loss, config, seed, what="amortised posterior")
+    pairs = SimulatedPairs(simulator, images)
+    train_module(decoder, pairs, loss, config, seed, what="amortised posterior")
     return decoder
