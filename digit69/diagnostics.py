@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fitted_models', 'describe_reconstructions', 'ceiling_tasks', 'run_diagnostics', 'diagnostic_figures']
 
-# %% ../nbs/665_diagnostics.ipynb #3e874bf5
+# %% ../nbs/665_diagnostics.ipynb #f1585b27
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -31,6 +31,7 @@ from .learning_curve import learning_figure
 from .models.capabilities import HasCeiling
 from .models.registry import get_model_spec
 from .permutation import label_permutation_tests, null_figure
+from .prior_choice import PriorImages
 from .runs import Run, load_run
 from .splits import default_protocol
 from .tasks import CheckConfig, Task, run_tasks
@@ -56,7 +57,7 @@ def describe_reconstructions(run: Run, data: BrainDataset, seed: int = 0) -> dic
         "voxel_reliability": reliability,
     }
 
-# %% ../nbs/665_diagnostics.ipynb #6f798129
+# %% ../nbs/665_diagnostics.ipynb #8bbe9a44
 def ceiling_tasks(
     models: list[str], data: BrainDataset, config: CheckConfig, folder: Path
 ) -> dict[Path, Task]:
@@ -66,7 +67,7 @@ def ceiling_tasks(
         folder / f"{name}.json": Task(score_ceiling, name, (data, config)) for name in bounded
     }
 
-# %% ../nbs/665_diagnostics.ipynb #a84304f8
+# %% ../nbs/665_diagnostics.ipynb #67c6e680
 def run_diagnostics(
     data: BrainDataset,
     out: str | Path,  # folder of a cross-validated run
@@ -75,12 +76,13 @@ def run_diagnostics(
     seed: int = 0,
     n_jobs: int = 1,
     scheduler: str | None = None,
+    outside: PriorImages | None = None,  # images from outside, by prior
 ) -> dict:
     """Everything that `rigour.json` says of a cross-validated run, and the file itself."""
     out = Path(out)
     run = load_run(out)
     models = fitted_models(run)
-    config = CheckConfig(default_protocol(data), n_splits, preset, seed)
+    config = CheckConfig(default_protocol(data), n_splits, preset, seed, outside or {})
     where = {"n_jobs": n_jobs, "scheduler": scheduler}
     ceilings = run_tasks(
         ceiling_tasks(models, data, config, out / "ceilings"), "ceilings", **where
@@ -93,7 +95,9 @@ def run_diagnostics(
         "calibration": calibrate_run(out, seed),
         "dealt": label_permutation_tests(run, seed),
         "components": component_recovery(run.targets, run.reconstructions),
-        "carriers": voxel_importance(data, models, out, n_splits, preset, seed, **where),
+        "carriers": voxel_importance(
+            data, models, out, n_splits, preset, seed, **where, outside=outside
+        ),
     }
     return read_json(write_json(out / "rigour.json", result))
 
