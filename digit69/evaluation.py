@@ -214,7 +214,19 @@ def remove_checkpoints(folder: Path) -> None:
     for file in (folder / "training").glob("*.checkpoint.pth"):
         file.unlink()
 
-# %% ../nbs/615_evaluation.ipynb #1e6186ce
+# %% ../nbs/615_evaluation.ipynb #fd0fa1cb
+def _began_alike(training: Path, marks: dict[str, str]) -> bool:
+    """Whether a training that may have left checkpoints began with the same images from outside.
+
+    Writes down with which ones the training begins that follows."""
+    if "outside" not in marks:
+        return True
+    file = training / "outside.json"
+    is_alike = file.is_file() and read_json(file) == marks["outside"]
+    write_json(file, marks["outside"])
+    return is_alike
+
+# %% ../nbs/615_evaluation.ipynb #51ca749d
 def write_model(result: FitResult, split: Split, out: Path, seed: int = 0) -> dict:
     """Save a fitted model and its reconstructions in a run folder; returns its costs."""
     model = result.model
@@ -234,7 +246,7 @@ def write_model(result: FitResult, split: Split, out: Path, seed: int = 0) -> di
     write_npz(file, reconstructions=result.reconstructions, **extra)
     return costs
 
-# %% ../nbs/615_evaluation.ipynb #3f8b337e
+# %% ../nbs/615_evaluation.ipynb #580396c8
 def run_model(
     name: str,
     split: Split,
@@ -254,14 +266,14 @@ def run_model(
     if resume and _is_finished(out, name, marks):
         log(f"{name}: already there, not fitted again")
         return read_json(folder / "fit.json")
-    if not resume:
+    if not resume or not _began_alike(folder / "training", marks):
         remove_checkpoints(folder)
     result = fit_and_reconstruct(name, split, preset, seed, folder / "training", outside)
     costs = write_model(result, split, out, seed)
     write_json(folder / "fit.json", {"fingerprint": marks, **costs})
     return costs
 
-# %% ../nbs/615_evaluation.ipynb #d79a38e8
+# %% ../nbs/615_evaluation.ipynb #e6d185a0
 def write_extra_entries(out: Path, name: str) -> dict[str, np.ndarray]:
     """Further entries of a model in a run folder, each written as a file of its own."""
     with np.load(out / "reconstructions" / f"{name}.npz", allow_pickle=False) as arrays:
@@ -271,7 +283,7 @@ def write_extra_entries(out: Path, name: str) -> dict[str, np.ndarray]:
         write_npz(out / "reconstructions" / f"{title}.npz", reconstructions=images)
     return entries
 
-# %% ../nbs/615_evaluation.ipynb #fd3f4462
+# %% ../nbs/615_evaluation.ipynb #015fb07e
 def run_models(
     split: Split,
     models: list[str],
@@ -306,7 +318,7 @@ def run_models(
             entries[title] = TableEntry(images)
     return score_run(split, entries, out, seed, skipped)
 
-# %% ../nbs/615_evaluation.ipynb #8fa0c97a
+# %% ../nbs/615_evaluation.ipynb #eb601d15
 def load_entries(files: list[str | Path]) -> dict[str, TableEntry]:
     """Reconstruction files as entries named by their stems."""
     entries = {Path(file).stem: TableEntry(load_reconstructions(file)) for file in files}
@@ -316,14 +328,14 @@ def load_entries(files: list[str | Path]) -> dict[str, TableEntry]:
         )
     return entries
 
-# %% ../nbs/615_evaluation.ipynb #c2c43af8
+# %% ../nbs/615_evaluation.ipynb #decfb4a3
 def fit_baseline(name: str, split: Split, seed: int = 0) -> TableEntry:
     """A baseline on a split, as an entry."""
     result = fit_and_reconstruct(name, split, seed=seed)
     costs = {"n_parameters": result.model.n_parameters, "train_seconds": result.seconds}
     return TableEntry(result.reconstructions, costs)
 
-# %% ../nbs/615_evaluation.ipynb #787c6106
+# %% ../nbs/615_evaluation.ipynb #eb78ac04
 def evaluate_files(
     split: Split,
     files: list[str | Path],
