@@ -6,7 +6,7 @@
 __all__ = ['Samples', 'ExploredRun', 'ExploredData', 'LiveOut', 'Follow', 'train', 'read_rows', 'reconstruct', 'embed', 'explore',
            'live']
 
-# %% ../nbs/820_cli_models.ipynb #056a2bf6
+# %% ../nbs/820_cli_models.ipynb #0109644d
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -20,10 +20,13 @@ from digit69.cli_options import (
     ModelFolder,
     Out,
     Preset,
+    Prior,
+    PriorSize,
     Quiet,
     Resume,
     Seed,
     Size,
+    choose_one_prior,
     describe_rows,
     folder_size,
     print_facts,
@@ -32,12 +35,14 @@ from digit69.cli_options import (
 from .core import DataError, ModelError
 from .data import BrainDataset
 
-# %% ../nbs/820_cli_models.ipynb #6f453b5a
+# %% ../nbs/820_cli_models.ipynb #75121725
 def train(
     model: Model,
     data: Data = "auto",
     out: Out = Path("runs/model"),
     preset: Size = Preset.quick,
+    prior: Prior = "auto",
+    prior_size: PriorSize = None,
     seed: Seed = 0,
     device: Device = "auto",
     resume: Resume = False,
@@ -54,16 +59,19 @@ def train(
     from digit69.training_run import train_to_folder
 
     split = load_dataset(data)
-    fitted = train_to_folder(split, model, out, preset.value, seed, resume, device)
+    entry, outside = choose_one_prior(model, prior, split, prior_size)
+    options = (preset.value, seed, resume, device, outside)
+    fitted = train_to_folder(split, entry, out, *options)
     print_facts(
-        model=model,
+        model=entry,
         learnt_from=describe_rows(split.train),
+        images_from_outside=sum(len(images.images) for images in outside.values()) or None,
         parameters=fitted.n_parameters,
         size=folder_size(out),
         saved_in=out,
     )
 
-# %% ../nbs/820_cli_models.ipynb #816c7fa1
+# %% ../nbs/820_cli_models.ipynb #a23eb4e3
 Samples = Annotated[
     int | None, typer.Option(min=1, help="samples per row, for generative models")
 ]
@@ -78,7 +86,7 @@ def read_rows(data: str) -> BrainDataset:
         return read_test_rows(data)
     return load_dataset(data).test.blind()
 
-# %% ../nbs/820_cli_models.ipynb #f7e21d6f
+# %% ../nbs/820_cli_models.ipynb #0783e8f3
 def reconstruct(
     model: ModelFolder,
     out: Annotated[Path, typer.Option("--out", metavar="FILE.npz")],
@@ -121,11 +129,13 @@ def reconstruct(
         saved_in=out,
     )
 
-# %% ../nbs/820_cli_models.ipynb #c5dad735
+# %% ../nbs/820_cli_models.ipynb #3b1151dd
 def embed(
     data: Data = "auto",
     out: Out = Path("runs/embeddings"),
     preset: Size = Preset.quick,
+    prior: Prior = "auto",
+    prior_size: PriorSize = None,
     seed: Seed = 0,
     device: Device = "auto",
     be_quiet: Quiet = False,
@@ -145,19 +155,24 @@ def embed(
     from digit69.plots import save_figure
 
     split = load_dataset(data)
-    init_run_dir(out, command="embed", data=split.digest, seed=seed, preset=preset.value)
+    _, priors = choose_one_prior("regression", prior, split, prior_size)
+    outside = next(iter(priors.values()), None)
+    identity = {"seed": seed, "preset": preset.value, "prior": outside and outside.digest}
+    init_run_dir(out, command="embed", data=split.digest, **identity)
     converter = Digit69EmbeddingConverter()
     name = embeddings_name(split)
-    embeddings = converter.convert(split, out, preset=preset.value, seed=seed, name=name)
+    options = {"preset": preset.value, "seed": seed, "name": name, "outside": outside}
+    embeddings = converter.convert(split, out, **options)
     save_figure(converter.plot_alignment(embeddings), out / "embedding_alignment.png")
     print_facts(
         learnt_from=describe_rows(split.train),
         rows_embedded=split.train.n + split.test.n,
+        images_from_outside=outside and len(outside.images),
         dimensions=embeddings["train"]["fmri_embeddings"].shape[1],
         saved_in=out / f"{name}_embeddings.pkl",
     )
 
-# %% ../nbs/820_cli_models.ipynb #360fa248
+# %% ../nbs/820_cli_models.ipynb #ecffb370
 ExploredRun = Annotated[
     Path | None,
     typer.Option(
@@ -165,7 +180,7 @@ ExploredRun = Annotated[
     ),
 ]
 
-# %% ../nbs/820_cli_models.ipynb #99ca5f4f
+# %% ../nbs/820_cli_models.ipynb #2a14fb43
 ExploredData = Annotated[
     str | None,
     typer.Option(
@@ -198,7 +213,7 @@ LiveOut = Annotated[
     typer.Option("--out", metavar="DIR", help="keep a picture and an .npz of every row here"),
 ]
 
-# %% ../nbs/820_cli_models.ipynb #6ec6ca13
+# %% ../nbs/820_cli_models.ipynb #8f097120
 Follow = Annotated[
     Path | None,
     typer.Option(
@@ -208,7 +223,7 @@ Follow = Annotated[
     ),
 ]
 
-# %% ../nbs/820_cli_models.ipynb #8a9e1e0d
+# %% ../nbs/820_cli_models.ipynb #c498c844
 def live(
     model: ModelFolder,
     out: LiveOut = None,
