@@ -9,8 +9,8 @@ __all__ = ['NO_COORDINATES', 'ImageComponents', 'image_components', 'correlate_c
            'importance_tasks', 'voxel_importance', 'voxel_importance_figure', 'readout_images',
            'readout_components_figure']
 
-# %% ../nbs/660_attribution.ipynb #30335002
-from dataclasses import dataclass
+# %% ../nbs/660_attribution.ipynb #59b8c51c
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from matplotlib.figure import Figure
 
 from .data import IMAGE_SIZE, BrainDataset
 from .encoding import EncodingModel
-from .models.base import Reconstructor
+from .models.base import FitOptions, Reconstructor
 from .models.capabilities import HasLinearReadout
 from .models.registry import get_model_spec
 from .plots import PALETTE, house_style
+from .prior_choice import PriorImages, outside_of
 from .splits import default_protocol
 from .tasks import CheckConfig, Task, is_fast, make_fast_variant, run_tasks
 
@@ -58,7 +59,7 @@ def correlate_columns(a: np.ndarray, b: np.ndarray) -> list[float]:
     columns = zip(varies, a.T, b.T)
     return [float(np.corrcoef(x, y)[0, 1]) if both else 0.0 for both, x, y in columns]
 
-# %% ../nbs/660_attribution.ipynb #d6f9d356
+# %% ../nbs/660_attribution.ipynb #db3b13de
 def component_recovery(
     targets: np.ndarray, reconstructions: dict[str, np.ndarray], k: int = 10
 ) -> dict:
@@ -79,7 +80,7 @@ def show_signed(ax: Axes, image: np.ndarray, limit: float) -> None:
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
 
-# %% ../nbs/660_attribution.ipynb #f88a05a9
+# %% ../nbs/660_attribution.ipynb #41422f06
 def _recovery_panel(ax: Axes, recovery: dict, names: list[str]) -> None:
     """Curves of recovery; each model keeps the colour that it has in other figures."""
     k = len(recovery["share"])
@@ -146,7 +147,7 @@ def linear_readout(model: Reconstructor) -> np.ndarray | None:
 # %% ../nbs/660_attribution.ipynb #816c0813
 NO_COORDINATES = "The data hold no voxel coordinates: voxels can be ranked, not located."
 
-# %% ../nbs/660_attribution.ipynb #d78016b2
+# %% ../nbs/660_attribution.ipynb #3d1ee0e4
 def importance_of_fold(
     name: str, data: BrainDataset, config: CheckConfig, fold: int
 ) -> list[float]:
@@ -191,7 +192,7 @@ def has_fast_readout(name: str) -> bool:
     """Whether the read-out of a model can be looked at in every fold."""
     return is_fast(name) and issubclass(get_model_spec(name).estimator, HasLinearReadout)
 
-# %% ../nbs/660_attribution.ipynb #c9b3020f
+# %% ../nbs/660_attribution.ipynb #9b0f9500
 def importance_tasks(
     name: str, data: BrainDataset, config: CheckConfig, folder: Path
 ) -> dict[Path, Task]:
@@ -202,7 +203,7 @@ def importance_tasks(
         tasks[file] = Task(importance_of_fold, name, (data, config, fold))
     return tasks
 
-# %% ../nbs/660_attribution.ipynb #622f6214
+# %% ../nbs/660_attribution.ipynb #1cb1bc0c
 def voxel_importance(
     data: BrainDataset,
     models: list[str],
@@ -212,10 +213,11 @@ def voxel_importance(
     seed: int = 0,
     n_jobs: int = 1,
     scheduler: str | None = None,
+    outside: PriorImages | None = None,  # images from outside, by prior
 ) -> dict:
     """Importance of voxels for each linear read-out, its stability, and its agreement with encoding R2."""
-    folds = CheckConfig(default_protocol(data), n_splits, preset, seed)
-    halves = CheckConfig(default_protocol(data), 2, preset, seed)
+    folds = CheckConfig(default_protocol(data), n_splits, preset, seed, outside or {})
+    halves = replace(folds, n_splits=2)
     r2 = EncodingModel(seed=seed).fit(data).r2_
     result = {
         "note": NO_COORDINATES,
@@ -236,7 +238,7 @@ def voxel_importance(
         result["models"][name] = summarize_importance(in_folds, in_halves, r2)
     return result
 
-# %% ../nbs/660_attribution.ipynb #d80e05f8
+# %% ../nbs/660_attribution.ipynb #1f67819f
 def voxel_importance_figure(importance: dict) -> Figure:
     """For each read-out: importance in two halves of the rows, and importance against encoding R2."""
     n = max(len(importance["models"]), 1)
@@ -261,13 +263,14 @@ def readout_images(data: BrainDataset, model: Reconstructor, n_components: int) 
     components = haufe_patterns(data.fmri, linear_readout(model), n_components).components
     return np.tensordot(components, data.images - data.images.mean(0), (0, 0)) / (data.n - 1)
 
-# %% ../nbs/660_attribution.ipynb #a180dd72
+# %% ../nbs/660_attribution.ipynb #5f3f49a1
 def readout_components_figure(
     data: BrainDataset,
     models: list[str],
     preset: str = "quick",
     seed: int = 0,
     n_components: int = 5,
+    outside: PriorImages | None = None,  # images from outside, by prior
 ) -> Figure:
     """What the leading components of each model's read-out look like in the stimuli."""
     with house_style():
@@ -275,7 +278,8 @@ def readout_components_figure(
         fig = Figure(figsize=size, layout="constrained")
         axes = fig.subplots(len(models), n_components, squeeze=False)
         for row, name in zip(axes, models):
-            model = make_fast_variant(name, preset, seed).fit(data)
+            options = FitOptions(outside=outside_of(name, outside))
+            model = make_fast_variant(name, preset, seed).fit(data, options=options)
             images = readout_images(data, model, n_components)
             row[0].set_ylabel(name, rotation=0, ha="right", va="center")
             for ax in row[len(images) :]:

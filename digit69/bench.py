@@ -9,7 +9,7 @@ __all__ = ['STEPS', 'DDPM_STEPS', 'AFFORDABLE_MS', 'MATRIX_PRODUCT', 'COST_COLUM
            'measure_model', 'measure_in_fresh_process', 'write_count', 'write_decimals', 'score_columns', 'bench_text',
            'default_models', 'add_speed_ratio', 'make_table', 'describe_bench', 'save_bench', 'run_bench']
 
-# %% ../nbs/635_bench.ipynb #600c2008
+# %% ../nbs/635_bench.ipynb #6cf97d71
 import os
 import sys
 from collections.abc import Callable
@@ -29,11 +29,12 @@ from .core import progress, set_quiet, set_threads, stopwatch
 from .data import BrainDataset, Split
 from .files import write_json, write_text
 from .metrics import compute_metrics
-from .models.base import Reconstructor
+from .models.base import FitOptions, Reconstructor
 from .models.capabilities import HasPointEstimates
 from .models.registry import available_models, get_model_spec, make_model
 from .parallel import run_parallel
 from .plots import save_figure
+from .prior_choice import PriorImages, needed_outside, outside_of, prior_records
 
 # %% ../nbs/635_bench.ipynb #f4b6eb55
 def time_call(call: Callable) -> float:
@@ -83,7 +84,7 @@ def folder_bytes(folder: Path) -> int:
     """Size of all files below a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
-# %% ../nbs/635_bench.ipynb #5713e3a2
+# %% ../nbs/635_bench.ipynb #70e60718
 def mean_scores(recon: np.ndarray, test: BrainDataset, prefix: str) -> dict:
     """Headline metrics of reconstructions (N,28,28), averaged over rows; empty without targets."""
     if test.images is None:
@@ -102,7 +103,7 @@ DDPM_STEPS = 1000
 # %% ../nbs/635_bench.ipynb #0e1de503
 AFFORDABLE_MS = 60_000  # what takes longer is measured only on request
 
-# %% ../nbs/635_bench.ipynb #81b292b9
+# %% ../nbs/635_bench.ipynb #e00ce6d4
 def sampler_with_steps(
     model: Reconstructor, n_steps: int, scheduler: str | None = None
 ) -> Callable:
@@ -133,7 +134,7 @@ def measure_steps(model: Reconstructor, test: BrainDataset, n_steps: int) -> dic
         line |= mean_scores(samples.mean(1), test, MEAN_OF_SAMPLES)
     return line
 
-# %% ../nbs/635_bench.ipynb #d9dcf40f
+# %% ../nbs/635_bench.ipynb #c1c4f066
 def measure_ddpm(
     model: Reconstructor, test: BrainDataset, thorough: bool, timed_steps: int = 4
 ) -> dict:
@@ -194,24 +195,39 @@ def measure_matrix_product(test: BrainDataset) -> list[dict]:
     matrix = np.ones((test.n_voxels, 784), np.float32)
     return [{"model": MATRIX_PRODUCT, **latency_per_image(lambda rows: rows @ matrix, test.fmri)}]
 
-# %% ../nbs/635_bench.ipynb #9939597f
+# %% ../nbs/635_bench.ipynb #9b8d0512
 def fit_and_measure(
-    name: str, split: Split, preset: str, seed: int, folder: Path, thorough: bool
+    name: str,
+    split: Split,
+    preset: str,
+    seed: int,
+    folder: Path,
+    thorough: bool,
+    outside: PriorImages | None = None,
 ) -> list[dict]:
-    """Fit, save, time and score one model; saved files go to `folder`."""
+    """Fit, save, time and score one entry; saved files go to `folder`."""
     model = make_model(name, preset, seed)
-    fit_seconds = time_call(lambda: model.fit(split.train))
+    options = FitOptions(outside=outside_of(name, outside))
+    fit_seconds = time_call(lambda: model.fit(split.train, options=options))
     size = folder_bytes(Path(model.save(folder / name)))
     costs = {"fit_seconds": fit_seconds, "n_parameters": model.n_parameters, "file_bytes": size}
     if "steps" in get_model_spec(name).tunable:
         lines = measure_sampler(model, split.test, thorough)
     else:
         lines = measure_estimators(model, split.test)
+    for line in lines:
+        line["model"] = line["model"].replace(model.name, name, 1)
     return [{**line, **costs} for line in lines]
 
-# %% ../nbs/635_bench.ipynb #2b376441
+# %% ../nbs/635_bench.ipynb #c5c4e6fc
 def measure_model(
-    name: str, split: Split, preset: str, seed: int, folder: Path, thorough: bool = False
+    name: str,
+    split: Split,
+    preset: str,
+    seed: int,
+    folder: Path,
+    thorough: bool = False,
+    outside: PriorImages | None = None,
 ) -> list[dict]:
     """Lines of the table for one model or for the matrix product; called in a fresh process."""
     set_threads(1)
@@ -219,7 +235,7 @@ def measure_model(
     if name == MATRIX_PRODUCT:
         lines = measure_matrix_product(split.test)
     else:
-        lines = fit_and_measure(name, split, preset, seed, folder, thorough)
+        lines = fit_and_measure(name, split, preset, seed, folder, thorough, outside)
     return [{**line, "peak_mib": peak_memory_mib()} for line in lines]
 
 # %% ../nbs/635_bench.ipynb #0f12d8d5
@@ -254,7 +270,7 @@ COST_COLUMNS = {  # column of the table -> title and how its numbers are written
     "peak_mib": ("peak MiB", write_count),
 }
 
-# %% ../nbs/635_bench.ipynb #f25ed34b
+# %% ../nbs/635_bench.ipynb #25dfd6ee
 def score_columns() -> dict[str, tuple[str, Callable]]:
     """As COST_COLUMNS, for the headline metrics of single images and of means of samples."""
     columns = {}
@@ -326,7 +342,7 @@ def save_bench(table: pd.DataFrame, machine: dict, out: Path) -> None:
     if any(column.startswith(ONE_SAMPLE) for column in table):
         save_figure(bench_figure(table), out / "figures" / "bench_pareto.png")
 
-# %% ../nbs/635_bench.ipynb #4b3b006c
+# %% ../nbs/635_bench.ipynb #86a34a13
 def run_bench(
     split: Split,
     out: str | Path,
@@ -334,6 +350,7 @@ def run_bench(
     preset: str = "quick",
     seed: int = 0,
     thorough: bool = False,
+    outside: PriorImages | None = None,
 ) -> pd.DataFrame:
     """Measure models one after the other, each in a fresh process, and write what was measured.
 
@@ -344,6 +361,7 @@ def run_bench(
     models : names; None: `default_models()`
     preset, seed : of the models
     thorough : run a thousand DDPM steps of large networks too, instead of scaling a few
+    outside : images from outside, by prior, for entries NAME+PRIOR
 
     Returns
     -------
@@ -353,7 +371,9 @@ def run_bench(
     models = default_models() if models is None else models
     lines = []
     for name in progress(models, "bench", total=len(models)):
-        lines += measure_in_fresh_process(name, split, preset, seed, out / "models", thorough)
+        options = (preset, seed, out / "models", thorough, needed_outside([name], outside))
+        lines += measure_in_fresh_process(name, split, *options)
     table = make_table(lines)
-    save_bench(table, describe_bench(split, preset, seed), out)
+    machine = describe_bench(split, preset, seed) | {"prior": prior_records(outside)}
+    save_bench(table, machine, out)
     return table

@@ -6,20 +6,22 @@
 __all__ = ['COPY_MSE', 'NO_REPEATS', 'memorization_of_model', 'memorization_index', 'output_dimensionality', 'repeated_stimuli',
            'agreement_of_repeats', 'noise_ceiling', 'intraclass_correlation', 'voxel_reliability', 'score_ceiling']
 
-# %% ../nbs/655_ceilings.ipynb #beeb20c5
+# %% ../nbs/655_ceilings.ipynb #bd919d54
 import numpy as np
 import pandas as pd
 
 from .data import BrainDataset
 from .intervals import bootstrap_interval
 from .metrics import METRICS, compute_metrics
+from .models.base import FitOptions
 from .models.registry import get_model_spec, make_model
 from .pixel_metrics import correlation_matrix, pcc
+from .prior_choice import outside_of
 from .quality_rows import participation_ratio
 from .splits import stimulus_ids
 from .tasks import CheckConfig
 
-# %% ../nbs/655_ceilings.ipynb #fb531ccc
+# %% ../nbs/655_ceilings.ipynb #06b171a2
 COPY_MSE = (
     1e-3  # mean squared error to a training image below which a reconstruction is a copy of it
 )
@@ -81,7 +83,7 @@ def agreement_of_repeats(recon: np.ndarray, target: np.ndarray) -> dict[str, flo
         "averaged": pcc(recon.mean(0)[None], target[None])[0],
     }
 
-# %% ../nbs/655_ceilings.ipynb #656349b4
+# %% ../nbs/655_ceilings.ipynb #6411a1d6
 def noise_ceiling(recon: np.ndarray, targets: np.ndarray, seed: int = 0) -> dict | str:
     """The ceiling of single-trial PCC that repeats imply, beside what was measured; NO_REPEATS without any.
 
@@ -98,7 +100,7 @@ def noise_ceiling(recon: np.ndarray, targets: np.ndarray, seed: int = 0) -> dict
         ceiling[name] = bootstrap_interval(by_stimulus[name].to_numpy(), seed).to_dict()
     return ceiling
 
-# %% ../nbs/655_ceilings.ipynb #6e400a3b
+# %% ../nbs/655_ceilings.ipynb #e6f728d6
 def intraclass_correlation(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """One-way intraclass correlation (V,) of values (N,V) whose rows belong to groups (N,)."""
     _, group_index, counts = np.unique(groups, return_inverse=True, return_counts=True)
@@ -121,12 +123,14 @@ def voxel_reliability(data: BrainDataset) -> dict[str, float] | str:
     icc = intraclass_correlation(data.fmri[rows].astype(float), stimulus_ids(data.images)[rows])
     return {f"{q:.0%}": float(np.quantile(icc, q)) for q in (0.5, 0.9, 0.99)}
 
-# %% ../nbs/655_ceilings.ipynb #73bf8625
+# %% ../nbs/655_ceilings.ipynb #fe15eb01
 def score_ceiling(name: str, data: BrainDataset, config: CheckConfig) -> dict:
     """What the best possible reconstructions of a model would score on the first fold: headline metrics."""
     split = config.folds(data)[0]
     irrelevant = getattr(get_model_spec(name).estimator, "irrelevant_to_ceiling", {})
-    model = make_model(name, config.preset, config.seed, **irrelevant).fit(split.train)
+    options = FitOptions(outside=outside_of(name, config.outside))
+    model = make_model(name, config.preset, config.seed, **irrelevant)
+    model.fit(split.train, options=options)
     best = model.ceiling(split.train, split.test)
     scores = {"what": model.ceiling_name, "rows": split.test.n}
     for metric, values in compute_metrics(best, split.test.images).items():

@@ -14,7 +14,7 @@ import typer
 from .cli_options import Out, Quiet, Seed, describe_rows, print_facts, setup_process
 from .core import DataError
 
-# %% ../nbs/830_cli_data.ipynb #b6778387
+# %% ../nbs/830_cli_data.ipynb #079ef089
 def data_list() -> None:
     """Known data sets: whose they are, on what terms, and whether they are here.
 
@@ -27,7 +27,8 @@ def data_list() -> None:
         if spec.is_simulated:
             print(f"{describe_dataset(name)} [made here]")
         elif find_local(name):
-            print(f"{describe_dataset(name)} [here]")
+            use = ", images for --prior" if spec.reader is None else ""
+            print(f"{describe_dataset(name)} [here{use}]")
         else:
             print(f"{describe_dataset(name)} [get it: digit69 data fetch {name}]")
 
@@ -48,7 +49,7 @@ def data_fetch(
     print(describe_dataset(name))
     print_facts(size=f"{path.stat().st_size / 2**20:.1f} MiB, checksum right", saved_in=path)
 
-# %% ../nbs/830_cli_data.ipynb #4f302f54
+# %% ../nbs/830_cli_data.ipynb #b167f742
 def data_simulate(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="ends in .mat or .npz")],
     train: Annotated[int, typer.Option(min=2, help="training rows")] = 90,

@@ -21,10 +21,13 @@ from digit69.cli_options import (
     ModelFolder,
     Out,
     Preset,
+    Prior,
+    PriorSize,
     Quiet,
     Resume,
     Seed,
     Size,
+    choose_one_prior,
     describe_rows,
     folder_size,
     print_facts,
@@ -46,6 +49,8 @@ def train(
     data: Data = "auto",
     out: Out = Path("runs/model"),
     preset: Size = Preset.quick,
+    prior: Prior = "auto",
+    prior_size: PriorSize = None,
     seed: Seed = 0,
     device: Device = "auto",
     resume: Resume = False,
@@ -63,10 +68,13 @@ def train(
 
     use_all_cores()
     split = load_dataset(data)
-    fitted = train_to_folder(split, model, out, preset.value, seed, resume, device)
+    entry, outside = choose_one_prior(model, prior, split, prior_size)
+    options = (preset.value, seed, resume, device, outside)
+    fitted = train_to_folder(split, entry, out, *options)
     print_facts(
-        model=model,
+        model=entry,
         learnt_from=describe_rows(split.train),
+        images_from_outside=sum(len(images.images) for images in outside.values()) or None,
         parameters=fitted.n_parameters,
         size=folder_size(out),
         saved_in=out,
@@ -135,6 +143,8 @@ def embed(
     data: Data = "auto",
     out: Out = Path("runs/embeddings"),
     preset: Size = Preset.quick,
+    prior: Prior = "auto",
+    prior_size: PriorSize = None,
     seed: Seed = 0,
     device: Device = "auto",
     be_quiet: Quiet = False,
@@ -154,14 +164,19 @@ def embed(
     from digit69.plots import save_figure
 
     split = load_dataset(data)
-    init_run_dir(out, command="embed", data=split.digest, seed=seed, preset=preset.value)
+    _, priors = choose_one_prior("regression", prior, split, prior_size)
+    outside = next(iter(priors.values()), None)
+    identity = {"seed": seed, "preset": preset.value, "prior": outside and outside.digest}
+    init_run_dir(out, command="embed", data=split.digest, **identity)
     converter = Digit69EmbeddingConverter()
     name = embeddings_name(split)
-    embeddings = converter.convert(split, out, preset=preset.value, seed=seed, name=name)
+    options = {"preset": preset.value, "seed": seed, "name": name, "outside": outside}
+    embeddings = converter.convert(split, out, **options)
     save_figure(converter.plot_alignment(embeddings), out / "embedding_alignment.png")
     print_facts(
         learnt_from=describe_rows(split.train),
         rows_embedded=split.train.n + split.test.n,
+        images_from_outside=outside and len(outside.images),
         dimensions=embeddings["train"]["fmri_embeddings"].shape[1],
         saved_in=out / f"{name}_embeddings.pkl",
     )

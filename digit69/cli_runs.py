@@ -7,7 +7,7 @@ __all__ = ['Protocol', 'Folds', 'Repeats', 'Null', 'LearningCurve', 'Once', 'Ben
            'MoreFiles', 'RunFolders', 'GridFile', 'run', 'choose_protocol', 'crossval', 'bench', 'evaluate', 'report',
            'batch']
 
-# %% ../nbs/810_cli_runs.ipynb #7b5afa68
+# %% ../nbs/810_cli_runs.ipynb #404ab205
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +23,8 @@ from digit69.cli_options import (
     Out,
     Overlap,
     Preset,
+    Prior,
+    PriorSize,
     Quiet,
     Resume,
     Scheduler,
@@ -38,12 +40,14 @@ from digit69.cli_options import (
 )
 from .data import BrainDataset
 
-# %% ../nbs/810_cli_runs.ipynb #509bb0f2
+# %% ../nbs/810_cli_runs.ipynb #614ff869
 def run(
     data: Data = "auto",
     models: Models = "mean,class_mean,ridge",
     preset: Size = Preset.quick,
     out: Out = Path("runs/last"),
+    prior: Prior = "auto",
+    prior_size: PriorSize = None,
     seed: Seed = 0,
     device: Device = "auto",
     n_jobs: Jobs = 1,
@@ -57,18 +61,18 @@ def run(
     Examples:
       digit69 run --out runs/first
       digit69 run --data auto --models mean,class_mean,ridge --out runs/first
+      digit69 run --models ridge,posterior --prior own,mnist --out runs/priors
       digit69 run --data my.mat --models all --jobs 2 --resume --out runs/all"""
     device = setup_process(be_quiet, device)
     from digit69.datasets import load_dataset
     from digit69.experiment import run_experiment
+    from digit69.prior_choice import choose_priors
 
     names = parse_models(models)
     split = load_dataset(data)
-    print_run(
-        run_experiment(
-            split, names, out, preset.value, seed, resume, allow_overlap, n_jobs, device=device
-        )
-    )
+    choice = choose_priors(names, prior, split, prior_size)
+    options = (preset.value, seed, resume, allow_overlap, n_jobs, choice.outside)
+    print_run(run_experiment(split, choice.entries, out, *options, device=device))
 
 # %% ../nbs/810_cli_runs.ipynb #b5cf1fa6
 Protocol = Annotated[
@@ -79,7 +83,7 @@ Protocol = Annotated[
     ),
 ]
 
-# %% ../nbs/810_cli_runs.ipynb #8259099d
+# %% ../nbs/810_cli_runs.ipynb #4cc20af2
 Folds = Annotated[
     int | None,
     typer.Option(
@@ -87,12 +91,12 @@ Folds = Annotated[
     ),
 ]
 
-# %% ../nbs/810_cli_runs.ipynb #4cbc3974
+# %% ../nbs/810_cli_runs.ipynb #b37134bc
 Repeats = Annotated[
     int, typer.Option("--repeats", min=1, help="how often all folds are drawn anew")
 ]
 
-# %% ../nbs/810_cli_runs.ipynb #8bd52e43
+# %% ../nbs/810_cli_runs.ipynb #00b2e041
 Null = Annotated[
     int,
     typer.Option(
@@ -130,7 +134,7 @@ def choose_protocol(rows: BrainDataset, protocol: str, n_splits: int | None) -> 
         n_splits = n_stimuli if protocol == "leave-stimulus-out" else 10
     return protocol, n_splits
 
-# %% ../nbs/810_cli_runs.ipynb #331a402f
+# %% ../nbs/810_cli_runs.ipynb #4dccc8bd
 def crossval(
     data: Data = "auto",
     models: Models = "mean,class_mean,ridge",
@@ -142,6 +146,8 @@ def crossval(
     learning: LearningCurve = False,
     once: Once = "",
     preset: Size = Preset.quick,
+    prior: Prior = "auto",
+    prior_size: PriorSize = None,
     seed: Seed = 0,
     device: Device = "auto",
     n_jobs: Jobs = 1,
@@ -155,26 +161,25 @@ def crossval(
 
     \b
     Examples:
-      digit69 crossval --data auto --models ridge,posterior --folds 10 --out runs/cv
+      digit69 crossval --models ridge,posterior --prior own,mnist --folds 10 --out runs/cv
       digit69 crossval --models ridge,posterior --repeats 3 --null 200 --learning-curve --jobs 2 --out runs/cv
       digit69 crossval --models ridge --engine dask --scheduler tcp://HOST:8786 --out runs/cv
       digit69 crossval --models all --once diffusion --repeats 3 --null 200 --out runs/all"""
     device = setup_process(be_quiet, device)
     from digit69.datasets import load_dataset
     from digit69.experiment import run_crossval_experiment
+    from digit69.prior_choice import choose_priors
 
     names = parse_models(models)
     where = {"n_jobs": n_jobs, "scheduler": resolve_scheduler(engine, scheduler)}
     rows = load_dataset(data).pooled()
-    folds = (*choose_protocol(rows, protocol, n_splits), n_repeats)
+    choice = choose_priors(names, prior, rows, prior_size)
+    fit = (*choose_protocol(rows, protocol, n_splits), n_repeats, preset.value, seed)
     checks = {"null": null, "learning": learning, "once": tuple(split_names(once))}
-    print_run(
-        run_crossval_experiment(
-            rows, names, out, *folds, preset.value, seed, **where, **checks, device=device
-        )
-    )
+    options = {**where, **checks, "outside": choice.outside, "device": device}
+    print_run(run_crossval_experiment(rows, choice.entries, out, *fit, **options))
 
-# %% ../nbs/810_cli_runs.ipynb #ddd8255f
+# %% ../nbs/810_cli_runs.ipynb #f161c00c
 BenchModels = Annotated[
     str,
     typer.Option(
@@ -184,7 +189,7 @@ BenchModels = Annotated[
     ),
 ]
 
-# %% ../nbs/810_cli_runs.ipynb #0cf135a6
+# %% ../nbs/810_cli_runs.ipynb #4e984319
 Thorough = Annotated[
     bool,
     typer.Option(
@@ -193,12 +198,13 @@ Thorough = Annotated[
     ),
 ]
 
-# %% ../nbs/810_cli_runs.ipynb #319a97e9
+# %% ../nbs/810_cli_runs.ipynb #61ce9e73
 def bench(
     data: Data = "auto",
     out: Out = Path("runs/bench"),
     models: BenchModels = "",
     preset: Size = Preset.quick,
+    prior: Prior = "auto",
     thorough: Thorough = False,
     seed: Seed = 0,
     be_quiet: Quiet = False,
@@ -210,20 +216,25 @@ def bench(
       digit69 bench --data auto --out runs/bench
       digit69 bench --models ridge,posterior --preset smoke --out runs/bench"""
     setup_process(be_quiet)
-    from digit69.bench import bench_text, default_models, run_bench
+    from digit69.bench import MATRIX_PRODUCT, bench_text, default_models, run_bench
     from digit69.datasets import load_dataset
     from digit69.manifest import init_run_dir
+    from digit69.prior_choice import PriorChoice, choose_priors
 
-    names = tuple(split_names(models)) or default_models()
-    chosen = [name for name in names if name not in default_models()]
-    if chosen:
-        parse_models(",".join(chosen))
+    names = split_names(models) or default_models()
+    no_models = [name for name in names if name == MATRIX_PRODUCT]
+    chosen = [name for name in names if name != MATRIX_PRODUCT]
     split = load_dataset(data)
+    choice = PriorChoice([])
+    if chosen:
+        choice = choose_priors(parse_models(",".join(chosen)), prior, split)
+    entries = (*no_models, *choice.entries)
     init_run_dir(out, command="bench", data=split.digest, preset=preset.value, seed=seed)
-    print(bench_text(run_bench(split, out, names, preset.value, seed, thorough)))
+    options = (preset.value, seed, thorough, choice.outside)
+    print(bench_text(run_bench(split, out, entries, *options)))
     print(f"table: {out / 'bench.csv'}, figure: {out / 'figures' / 'bench_pareto.png'}")
 
-# %% ../nbs/810_cli_runs.ipynb #7cfcf125
+# %% ../nbs/810_cli_runs.ipynb #1f8d7e3f
 Reconstructions = Annotated[
     list[Path],
     typer.Option(
@@ -231,7 +242,7 @@ Reconstructions = Annotated[
     ),
 ]
 
-# %% ../nbs/810_cli_runs.ipynb #64cf5db6
+# %% ../nbs/810_cli_runs.ipynb #eddcee1e
 MoreFiles = Annotated[
     list[Path] | None, typer.Argument(metavar="[FILE.npz ...]", help="further files")
 ]
@@ -282,7 +293,7 @@ def report(runs: RunFolders, out: Out = Path("runs/compare"), be_quiet: Quiet = 
     else:
         print_comparison(out / "comparison.csv", compare_runs(runs, writable_dir(out)))
 
-# %% ../nbs/810_cli_runs.ipynb #77c96e6a
+# %% ../nbs/810_cli_runs.ipynb #f32d7a18
 GridFile = Annotated[
     Path,
     typer.Argument(

@@ -6,7 +6,7 @@
 __all__ = ['ARRAY_MEANINGS', 'load_embeddings', 'Digit69BaselineDataset', 'embeddings_metadata', 'convert_split',
            'Digit69EmbeddingConverter']
 
-# %% ../nbs/465_converter.ipynb #77933a4c
+# %% ../nbs/465_converter.ipynb #e7b7678b
 import json
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from digit69.embedding_files import (
 from .embeddings import EmbeddingPipeline, fit_embedding_pipeline
 from .encoders import EMBEDDING_DIM, EMBEDDING_PRESETS
 from .files import writable_dir
+from .outside_images import OutsideImages
 from .safe_pickle import load_plain_pickle
 from .splits import stimuli_not_in_train
 
@@ -58,7 +59,7 @@ def load_embeddings(path: str | Path) -> dict:
             part["original_images"] = enlarge_images(part["stimuli"])
     return data
 
-# %% ../nbs/465_converter.ipynb #9f61c57a
+# %% ../nbs/465_converter.ipynb #eed4b97f
 def _load_or_check(embeddings: dict | str | Path) -> dict:
     "Embeddings from a file, or those in memory, checked."
     return (
@@ -150,13 +151,14 @@ def _to_plain(value: object) -> object:
     "What JSON does not know: arrays as lists, anything else as text."
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
-# %% ../nbs/465_converter.ipynb #e84bb516
+# %% ../nbs/465_converter.ipynb #dac3686a
 def embeddings_metadata(
     split: Split,
     preset: str,
     seed: int,
     name: str,
     image_encoder: nn.Module | None,
+    outside: OutsideImages | None = None,
 ) -> dict:
     "What a reader of the file needs to know about it, in plain containers."
     is_blind = split.test.images is None
@@ -175,24 +177,30 @@ def embeddings_metadata(
         "blind_test": is_blind,
         **ARRAY_MEANINGS,
         "image_embeddings": _describe_image_encoder(image_encoder),
+        "outside": outside and outside.record(),
         "remarks": [blind_remark] if is_blind else [],
         "provenance": split.provenance,
     }
     return json.loads(json.dumps(metadata, default=_to_plain))
 
-# %% ../nbs/465_converter.ipynb #b76414c0
+# %% ../nbs/465_converter.ipynb #1dab1b14
 def _fit_pipeline(
-    split: Split, preset: str, seed: int, image_encoder: nn.Module | None
+    split: Split,
+    preset: str,
+    seed: int,
+    image_encoder: nn.Module | None,
+    outside: OutsideImages | None,
 ) -> EmbeddingPipeline:
     "The pipeline of the train rows; stimuli that only the test has are kept out of what it imagines."
     exclude = ExclusionList(stimuli_not_in_train(split))
     if image_encoder is None:
-        return fit_embedding_pipeline(split.train, preset, seed, exclude)
+        prior = {} if outside is None else {"outside": outside}
+        return fit_embedding_pipeline(split.train, preset, seed, exclude, **prior)
     return EmbeddingPipeline(EMBEDDING_PRESETS[preset], seed).fit(
         split.train, image_encoder, exclude
     )
 
-# %% ../nbs/465_converter.ipynb #930a7c53
+# %% ../nbs/465_converter.ipynb #01cba5a8
 def convert_split(
     split: Split,
     out_dir: str | Path,
@@ -200,23 +208,24 @@ def convert_split(
     seed: int = 0,
     name: str = "digit69",
     image_encoder: nn.Module | None = None,
+    outside: OutsideImages | None = None,
 ) -> dict:
     "Train, embed both parts and write the files; see `Digit69EmbeddingConverter.convert`."
     if preset not in EMBEDDING_PRESETS:
         choices = ", ".join(EMBEDDING_PRESETS)
         raise ModelError(f"'{preset}' is not a preset of the embedding stage: choose {choices}")
     folder = writable_dir(out_dir)
-    pipeline = _fit_pipeline(split, preset, seed, image_encoder)
+    pipeline = _fit_pipeline(split, preset, seed, image_encoder, outside)
     data = {
         "train": _embed_part(pipeline, split.train, pipeline.cross_fitted_),
         "test": _embed_part(pipeline, split.test, pipeline.embed(split.test.fmri)),
-        "metadata": embeddings_metadata(split, preset, seed, name, image_encoder),
+        "metadata": embeddings_metadata(split, preset, seed, name, image_encoder, outside),
     }
     data = check_embeddings(data, name)
     write_embeddings(data, folder, name)
     return data
 
-# %% ../nbs/465_converter.ipynb #fa491fe2
+# %% ../nbs/465_converter.ipynb #9cdb0efb
 class Digit69EmbeddingConverter:
     "Turns a data set into embeddings files; reads, measures and serves such files."
 
@@ -229,9 +238,10 @@ class Digit69EmbeddingConverter:
         name: str = "digit69",  # files are called NAME_embeddings.*
         image_encoder: nn.Module
         | None = None,  # (N,28,28) -> (N,512); None: trained on the train stimuli
+        outside: OutsideImages | None = None,  # images from outside that the prior may use
     ) -> dict:  # what `load_embeddings` would return
         "Train on the train rows, embed both parts, write .pkl, .npz and _metadata.json into `out_dir`."
-        return convert_split(split, out_dir, preset, seed, name, image_encoder)
+        return convert_split(split, out_dir, preset, seed, name, image_encoder, outside)
 
     def load_embeddings(self, path: str | Path) -> dict:
         "Read and check NAME_embeddings.pkl or .npz; nothing in it is run."

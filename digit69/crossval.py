@@ -6,7 +6,7 @@
 __all__ = ['fit_fold', 'missing_models', 'run_folds', 'FoldAnswer', 'read_fold_answers', 'average_scores', 'out_of_fold_images',
            'summarize_entry', 'FoldPlan', 'plan_folds', 'describe_folds', 'collect_folds', 'cross_validate']
 
-# %% ../nbs/620_crossval.ipynb #6d670cd2
+# %% ../nbs/620_crossval.ipynb #de0447f1
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from .intervals import bootstrap_interval
 from .metrics import METRICS
 from .models.registry import make_model
 from .parallel import run_parallel
+from .prior_choice import PriorImages, needed_outside, outside_of
 from digit69.scoring import (
     COSTS,
     describe_data,
@@ -41,10 +42,16 @@ from digit69.scoring import (
 )
 from .splits import make_folds, stimulus_ids
 
-# %% ../nbs/620_crossval.ipynb #f922cac9
-def _fingerprint_hash(name: str, fold: Split, preset: str, seed: int) -> str:
-    """One word for what the result of a model on a fold depends on."""
-    marks = fingerprint(make_model(name, preset, seed), fold)
+# %% ../nbs/620_crossval.ipynb #a124681f
+def _fingerprint_hash(
+    name: str,
+    fold: Split,
+    preset: str,
+    seed: int,
+    outside: PriorImages | None = None,
+) -> str:
+    """One word for what the result of an entry on a fold depends on."""
+    marks = fingerprint(make_model(name, preset, seed), fold, outside_of(name, outside))
     return sha256(repr(marks).encode())
 
 # %% ../nbs/620_crossval.ipynb #490820e8
@@ -71,13 +78,14 @@ def _fold_arrays(result: FitResult, fold: Split, mark: str, seed: int) -> dict[s
         **extra_outputs(model, fold.test.fmri, seed=seed),
     }
 
-# %% ../nbs/620_crossval.ipynb #e27da90b
+# %% ../nbs/620_crossval.ipynb #d5a40d58
 def fit_fold(
     names: list[str],
     fold: Split,
     preset: str,
     seed: int,
     files: list[Path] | None = None,
+    outside: PriorImages | None = None,
 ) -> dict[str, dict | str]:
     """Models on one fold: {name: the arrays of its fold file, or why it cannot learn from this train set}.
 
@@ -85,18 +93,19 @@ def fit_fold(
     outcomes = {}
     for i, name in enumerate(names):
         try:
-            result = fit_and_reconstruct(name, fold, preset, seed)
+            result = fit_and_reconstruct(name, fold, preset, seed, outside=outside)
         except (DataError, ModelError) as error:
             outcomes[name] = str(error)
             continue
-        arrays = _fold_arrays(result, fold, _fingerprint_hash(name, fold, preset, seed), seed)
+        mark = _fingerprint_hash(name, fold, preset, seed, outside)
+        arrays = _fold_arrays(result, fold, mark, seed)
         if files:
             write_npz(files[i], **arrays)
         else:
             outcomes[name] = arrays
     return outcomes
 
-# %% ../nbs/620_crossval.ipynb #9eb0a3f3
+# %% ../nbs/620_crossval.ipynb #ae117d1f
 def missing_models(
     names: list[str],
     number: int,
@@ -104,17 +113,19 @@ def missing_models(
     files: dict[str, list[Path]],
     preset: str,
     seed: int,
+    outside: PriorImages | None = None,
 ) -> list[str]:
     """Models that shall be fitted on a fold and whose result is not there."""
     missing = []
     for name in names:
         if number >= len(files[name]):
             continue
-        if not _is_cached(files[name][number], _fingerprint_hash(name, fold, preset, seed)):
+        mark = _fingerprint_hash(name, fold, preset, seed, outside)
+        if not _is_cached(files[name][number], mark):
             missing.append(name)
     return missing
 
-# %% ../nbs/620_crossval.ipynb #e31828cf
+# %% ../nbs/620_crossval.ipynb #97fcc624
 def run_folds(
     names: list[str],
     folds: list[Split],
@@ -125,16 +136,18 @@ def run_folds(
     seed: int,
     n_jobs: int = 1,
     scheduler: str | None = None,
+    outside: PriorImages | None = None,
 ) -> dict[str, str]:
     """Fit all models on their folds and keep each fold file; returns {name: why it was left out}.
 
     What is there already is not computed again."""
     tasks, fold_numbers = [], []
     for number, fold in enumerate(folds):
-        missing = missing_models(names, number, fold, files, preset, seed)
+        missing = missing_models(names, number, fold, files, preset, seed, outside)
         if missing:
             own_files = None if scheduler else [files[name][number] for name in missing]
-            tasks.append((fit_fold, missing, fold, preset, seed, own_files))
+            images = needed_outside(missing, outside)
+            tasks.append((fit_fold, missing, fold, preset, seed, own_files, images))
             fold_numbers.append(number)
     failed = {}
     for task, outcomes in progress(
@@ -177,7 +190,7 @@ def read_fold_answers(name: str, files: list[Path]) -> dict[str, list[FoldAnswer
             answers.setdefault(title, []).append(answer)
     return answers
 
-# %% ../nbs/620_crossval.ipynb #79bb31fe
+# %% ../nbs/620_crossval.ipynb #aa32ee32
 def average_scores(
     answers: list[FoldAnswer], folds: list[Split], data: BrainDataset
 ) -> pd.DataFrame:
@@ -202,7 +215,7 @@ def out_of_fold_images(answers: list[FoldAnswer], n_rows: int) -> np.ndarray:
             n_seen[row] += 1
     return np.stack(repeats)
 
-# %% ../nbs/620_crossval.ipynb #b6462414
+# %% ../nbs/620_crossval.ipynb #6d13a0ac
 def summarize_entry(
     table: pd.DataFrame, answers: list[FoldAnswer], stimuli: np.ndarray, seed: int
 ) -> dict:
@@ -227,7 +240,7 @@ class FoldPlan:
     once: set[str]
     n_repeats: int
 
-# %% ../nbs/620_crossval.ipynb #e6a741e2
+# %% ../nbs/620_crossval.ipynb #fb560b76
 def plan_folds(
     data: BrainDataset,
     names: list[str],
@@ -251,7 +264,7 @@ def describe_folds(plan: FoldPlan) -> dict:
     card = describe_data(plan.folds[0])
     return {**card, "name": plan.data.name, "n_train": n_train, "n_test": plan.data.n}
 
-# %% ../nbs/620_crossval.ipynb #651d35f1
+# %% ../nbs/620_crossval.ipynb #fa600e84
 def collect_folds(
     plan: FoldPlan, names: list[str], out: Path, skipped: dict[str, str], seed: int
 ) -> dict:
@@ -281,7 +294,7 @@ def collect_folds(
     write_json(out / "metrics.json", metrics)
     return metrics
 
-# %% ../nbs/620_crossval.ipynb #dd3de839
+# %% ../nbs/620_crossval.ipynb #fa99f900
 def cross_validate(
     data: BrainDataset,  # rows whose stimulus is known
     models: list[str],
@@ -294,13 +307,14 @@ def cross_validate(
     n_jobs: int = 1,  # processes, one thread each
     scheduler: str | None = None,  # address of a Dask scheduler, used in place of local processes
     once: tuple[str, ...] = (),  # expensive models, for which the first repeat is enough
+    outside: PriorImages | None = None,  # images from outside, by prior
 ) -> dict:
     """Cross-validate `models` and the baselines; returns what metrics.json holds."""
     out = Path(out)
     names, skipped = add_baselines(models, data)
     folds = make_folds(data, protocol, n_splits, n_repeats, seed)
     plan = plan_folds(data, names, out, folds, n_repeats, once)
-    failed = run_folds(names, folds, plan.files, preset, seed, n_jobs, scheduler)
+    failed = run_folds(names, folds, plan.files, preset, seed, n_jobs, scheduler, outside)
     left_out = skipped | failed
     if all(name in left_out for name in models):
         raise ModelError("; ".join(f"{name} {left_out[name]}" for name in models))

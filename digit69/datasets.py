@@ -20,7 +20,7 @@ from .files import sha256
 from .readers import read_split
 from .simulation import SIMULATED_OWNERS, simulate
 
-# %% ../nbs/350_datasets.ipynb #a6ac81d1
+# %% ../nbs/350_datasets.ipynb #ece805ac
 @dataclass(frozen=True)
 class DatasetSpec:
     "A data set: where its file is, how to recognise it, whose it is, on what terms, and how to read it."
@@ -84,7 +84,7 @@ register_dataset(
     )
 )
 
-# %% ../nbs/350_datasets.ipynb #b2b5251e
+# %% ../nbs/350_datasets.ipynb #044c705f
 register_dataset(
     DatasetSpec(
         name="miyawaki",
@@ -189,7 +189,7 @@ def _advice(spec: DatasetSpec) -> str:
         return "it is optional, nothing needs it"
     return "set DIGIT69_DATA to a copy of the file, or use --data simulated"
 
-# %% ../nbs/350_datasets.ipynb #dec8de41
+# %% ../nbs/350_datasets.ipynb #fe989690
 def fetch(dataset: str | DatasetSpec) -> Path:
     """Download a published file unless the cache holds it, verify it, and name its owners.
 
@@ -214,7 +214,7 @@ def fetch(dataset: str | DatasetSpec) -> Path:
     log(spec.describe())
     return path
 
-# %% ../nbs/350_datasets.ipynb #63659bbc
+# %% ../nbs/350_datasets.ipynb #96a3ac4b
 def data_location() -> Path | None:
     "The file or folder that `$DIGIT69_DATA` names; None when it is not set."
     value = os.environ.get("DIGIT69_DATA")
@@ -262,7 +262,7 @@ def _mark_published(split: Split, file_sha256: str) -> None:
     if file_sha256 in published:
         split.provenance["protocol"] = "published split"
 
-# %% ../nbs/350_datasets.ipynb #2bad017f
+# %% ../nbs/350_datasets.ipynb #7f82a73d
 def _read_registered(spec: DatasetSpec, path: Path, where: str) -> Split:
     "Read the file of a data set; say and record where it was found and whose it is."
     split = spec.reader(path)
@@ -285,12 +285,12 @@ def _read_own(path: Path, where: str) -> Split:
     log(f"data: {path.name} from {where}")
     return split
 
-# %% ../nbs/350_datasets.ipynb #5a63d2ce
+# %% ../nbs/350_datasets.ipynb #d4f1a2fd
 def _load_registered(spec: DatasetSpec) -> Split:
     "A data set: simulated, or from `$DIGIT69_DATA`, the cache or a download."
     if spec.reader is None:
         raise DataError(
-            f"{spec.name} holds images but no fMRI: it can serve as an image prior, not as --data"
+            f"{spec.name} holds images but no fMRI: it serves as --prior {spec.name}, not as --data"
         )
     if spec.is_simulated:
         log(f"data: {spec.describe()}")

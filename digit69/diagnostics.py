@@ -33,6 +33,7 @@ from .model_ceiling import score_model_ceiling
 from .models.capabilities import HasCeiling
 from .models.registry import get_model_spec
 from .permutation import label_permutation_tests, null_figure
+from .prior_choice import PriorImages
 from .runs import Run, load_run
 from .splits import default_protocol
 from .tasks import CheckConfig, Task, run_tasks
@@ -88,12 +89,13 @@ def run_diagnostics(
     seed: int = 0,
     n_jobs: int = 1,
     scheduler: str | None = None,
+    outside: PriorImages | None = None,  # images from outside, by prior
 ) -> dict:
     """Everything that `rigour.json` says of a cross-validated run, and the file itself."""
     out = Path(out)
     run = load_run(out)
     models = fitted_models(run)
-    config = CheckConfig(default_protocol(data), n_splits, preset, seed)
+    config = CheckConfig(default_protocol(data), n_splits, preset, seed, outside or {})
     where = {"n_jobs": n_jobs, "scheduler": scheduler}
     ceilings = run_tasks(
         ceiling_tasks(models, data, config, out / "ceilings"), "ceilings", **where
@@ -112,7 +114,9 @@ def run_diagnostics(
         "calibration": calibrate_run(out, seed),
         "dealt": label_permutation_tests(run, seed),
         "components": component_recovery(run.targets, run.reconstructions),
-        "carriers": voxel_importance(data, models, out, n_splits, preset, seed, **where),
+        "carriers": voxel_importance(
+            data, models, out, n_splits, preset, seed, **where, outside=outside
+        ),
     }
     return read_json(write_json(out / "rigour.json", result))
 

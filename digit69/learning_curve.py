@@ -7,7 +7,7 @@ __all__ = ['TRAIN_FRACTIONS', 'EXPONENTS', 'interleave_classes', 'nested_order',
            'fit_power_law', 'best_score', 'resample_curves', 'summarize_resamples', 'extrapolate',
            'average_over_repeats', 'curves_of_model', 'learning_tasks', 'learning_curve', 'learning_figure']
 
-# %% ../nbs/650_learning_curve.ipynb #15e6f731
+# %% ../nbs/650_learning_curve.ipynb #92e36b24
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from .intervals import Summary
 from .metrics import METRICS
 from .permutation import headline_metrics
 from .plots import PALETTE, house_style
+from .prior_choice import PriorImages
 from .scoring import fold_scores
 from .splits import default_protocol, stimulus_ids
 from .tasks import CheckConfig, Task, fast_params, is_fast, run_tasks
@@ -87,7 +88,7 @@ class PowerLaw:
         """The scores (B,) after training on n rows."""
         return self.a - self.b * n**-self.c
 
-# %% ../nbs/650_learning_curve.ipynb #7b05cde3
+# %% ../nbs/650_learning_curve.ipynb #8e9b55f4
 def fit_lines(
     x: np.ndarray, y: np.ndarray, top: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -123,7 +124,7 @@ def best_score(metric: str, values: np.ndarray) -> float:
         return 1.0 if values.max() <= 1 else np.inf
     return 0.0 if values.min() >= 0 else -np.inf
 
-# %% ../nbs/650_learning_curve.ipynb #ec22fde7
+# %% ../nbs/650_learning_curve.ipynb #7608539e
 def resample_curves(
     values: np.ndarray, groups: np.ndarray, n_resamples: int, seed: int
 ) -> np.ndarray:
@@ -214,7 +215,7 @@ def learning_tasks(
             tasks[folder / f"{fold:02d}-{repeat}.json"] = task
     return tasks
 
-# %% ../nbs/650_learning_curve.ipynb #9ee393e9
+# %% ../nbs/650_learning_curve.ipynb #70f40f5d
 def learning_curve(
     data: BrainDataset,
     models: list[str],
@@ -226,11 +227,12 @@ def learning_curve(
     n_jobs: int = 1,
     scheduler: str | None = None,
     leave: tuple[str, ...] = (),  # models that are not examined
+    outside: PriorImages | None = None,  # images from outside, by prior
 ) -> dict:
     """Quality against the number of training rows for each model, as written to `learning_curve.json`."""
     out = Path(out)
     n_splits = min(n_splits, len(np.unique(stimulus_ids(data.images))))
-    config = CheckConfig(default_protocol(data), n_splits, preset, seed)
+    config = CheckConfig(default_protocol(data), n_splits, preset, seed, outside or {})
     models = [name for name in models if name not in ("mean", *leave)]
     tasks = {m: learning_tasks(m, data, config, out / "learning" / m, n_repeats) for m in models}
     all_tasks = {file: task for by_file in tasks.values() for file, task in by_file.items()}

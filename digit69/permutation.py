@@ -7,7 +7,7 @@ __all__ = ['N_PERMUTATIONS_SLOW', 'permute_rows', 'mean_scores', 'score_permutat
            'compare_all_with_null', 'null_of_model', 'permutation_null', 'label_permutation_test', 'first_folds',
            'exchange_groups', 'label_permutation_tests', 'headline_metrics', 'null_figure']
 
-# %% ../nbs/645_permutation.ipynb #95d4d37d
+# %% ../nbs/645_permutation.ipynb #b418a7fa
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from .files import read_json, write_json
 from .metrics import METRICS
 from .pixel_metrics import correlation_matrix
 from .plots import PALETTE, house_style
+from .prior_choice import PriorImages
 from .runs import Run
 from .scoring import fold_scores
 from .splits import default_protocol
@@ -120,7 +121,7 @@ def null_of_model(
         tasks[folder / f"{first:04d}.json"] = Task(score_permutations, name, arguments)
     return facts, tasks
 
-# %% ../nbs/645_permutation.ipynb #0fd6bc4c
+# %% ../nbs/645_permutation.ipynb #f9dc891c
 def permutation_null(
     data: BrainDataset,
     models: list[str],
@@ -133,10 +134,11 @@ def permutation_null(
     scheduler: str | None = None,
     batch: int = 5,  # permutations in one task
     leave: tuple[str, ...] = (),  # models for which even a subsample costs too much
+    outside: PriorImages | None = None,  # images from outside, by prior
 ) -> dict:
     """Permutation null of each model through its whole pipeline, as written to `null.json`."""
     out = Path(out)
-    config = CheckConfig(default_protocol(data), n_splits, preset, seed)
+    config = CheckConfig(default_protocol(data), n_splits, preset, seed, outside or {})
     facts, tasks = {}, {}
     for name in models:
         if name not in (
@@ -202,7 +204,7 @@ def exchange_groups(fold: np.ndarray, labels: np.ndarray | None) -> dict[str, np
     _, class_of_fold = np.unique(np.stack([fold, labels]), axis=1, return_inverse=True)
     return {"row": fold, "within_class": class_of_fold.ravel()}
 
-# %% ../nbs/645_permutation.ipynb #a741ddc3
+# %% ../nbs/645_permutation.ipynb #a83fe90e
 def label_permutation_tests(run: Run, seed: int = 0) -> dict[str, dict]:
     """Label permutation tests of every model of a cross-validated run: {model: {"row", "within_class"}}.
 
@@ -232,7 +234,7 @@ def headline_metrics() -> list[str]:
     """Names of the metrics that are shown where there is room for few."""
     return [metric.name for metric in METRICS.values() if metric.headline]
 
-# %% ../nbs/645_permutation.ipynb #4fb1e3c8
+# %% ../nbs/645_permutation.ipynb #852dcbf0
 def null_figure(null: dict, metrics: list[str] | None = None) -> Figure:
     """Histograms of the null of each model (`null` as in null.json), the observed scores as lines."""
     metrics = metrics or headline_metrics()

@@ -6,7 +6,7 @@
 __all__ = ['MODEL_SCHEMA', 'store_params', 'FitOptions', 'check_rows', 'SavesToFolder', 'Reconstructor', 'save_model',
            'read_model_card', 'load_model']
 
-# %% ../../nbs/502_models.base.ipynb #f086aaa6
+# %% ../../nbs/502_models.base.ipynb #c54a7f2d
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +21,14 @@ from .registry import make_model
 from ..outside_images import OutsideImages
 from ..pixel_metrics import pcc
 
-# %% ../../nbs/502_models.base.ipynb #a9d74c82
+# %% ../../nbs/502_models.base.ipynb #e950265f
 def store_params(estimator: BaseEstimator, params: dict) -> None:
     """Set one attribute per argument; `store_params(self, locals())` is the last line of an `__init__`."""
     for name, value in params.items():
         if name not in ("self", "__class__"):
             setattr(estimator, name, value)
 
-# %% ../../nbs/502_models.base.ipynb #56abc41f
+# %% ../../nbs/502_models.base.ipynb #6ac2cfe1
 @dataclass(frozen=True)
 class FitOptions:
     """What a fit may be told besides its data."""
@@ -73,11 +73,12 @@ def check_rows(name: str, n_voxels: int | None, fmri: np.ndarray) -> np.ndarray:
         "train it on data with the same voxels"
     )
 
-# %% ../../nbs/502_models.base.ipynb #05a05d74
+# %% ../../nbs/502_models.base.ipynb #3f18c3be
 class SavesToFolder:
     """What a model has learnt, as arrays and facts, and how to keep both; `name` is the registry name."""
 
     name = ""
+    outside_record: dict | None = None  # of the images from outside that it was fitted with
 
     @property
     def n_parameters(self) -> int:
@@ -120,7 +121,7 @@ class SavesToFolder:
         """Read a fitted model, of whichever kind, from a folder."""
         return load_model(folder)
 
-# %% ../../nbs/502_models.base.ipynb #6e709059
+# %% ../../nbs/502_models.base.ipynb #633340e7
 class Reconstructor(SavesToFolder, BaseEstimator):
     """From voxels to the stimulus; `needs` lists what train must hold besides voxels and images.
 
@@ -140,6 +141,7 @@ class Reconstructor(SavesToFolder, BaseEstimator):
         for key in ("images", *self.needs):
             train.require(key, self.name)
         self.n_voxels_ = train.n_voxels
+        self.outside_record = options.outside and options.outside.record()
         self._fit(train, options)
         return self
 
@@ -166,7 +168,7 @@ class Reconstructor(SavesToFolder, BaseEstimator):
 # %% ../../nbs/502_models.base.ipynb #2a4083ab
 MODEL_SCHEMA = 2  # of model.json; 1: hyper-parameters under other names
 
-# %% ../../nbs/502_models.base.ipynb #32ec5a64
+# %% ../../nbs/502_models.base.ipynb #4e368ba1
 def save_model(model: Reconstructor, folder: str | Path) -> Path:
     """Write a fitted model; `model.json` comes last, so a folder that has it is complete."""
     from safetensors.numpy import save
@@ -184,12 +186,13 @@ def save_model(model: Reconstructor, folder: str | Path) -> Path:
         "model": model.name,
         "params": model.get_params(),
         "facts": model._facts(),
+        "outside": model.outside_record,
         "files": list(files),
     }
     write_json(folder / "model.json", card, digits=None)
     return folder
 
-# %% ../../nbs/502_models.base.ipynb #b50454a2
+# %% ../../nbs/502_models.base.ipynb #486c622d
 def read_model_card(folder: Path) -> dict:
     """The contents of `model.json`; without one, or with one of another schema, a `ModelError`."""
     if not (folder / "model.json").is_file():
@@ -211,7 +214,7 @@ def read_model_card(folder: Path) -> dict:
         f"{folder} has the unknown schema {schema}: open it with the version that wrote it"
     )
 
-# %% ../../nbs/502_models.base.ipynb #c58af05b
+# %% ../../nbs/502_models.base.ipynb #e9090a98
 def _read_arrays(file: Path) -> dict[str, np.ndarray]:
     """Arrays of a safetensors file by name."""
     from safetensors import SafetensorError
@@ -230,7 +233,7 @@ def _as_param(value: object) -> object:
     """A hyper-parameter as the constructor takes it: JSON has lists where models have tuples."""
     return tuple(value) if isinstance(value, list) else value
 
-# %% ../../nbs/502_models.base.ipynb #76b4aac1
+# %% ../../nbs/502_models.base.ipynb #d8b5c1ad
 def load_model(folder: str | Path) -> Reconstructor:
     """Read what `save_model` wrote; anything else is a `ModelError` or `DataError`."""
     folder = Path(folder)
@@ -247,4 +250,5 @@ def load_model(folder: str | Path) -> Reconstructor:
         raise ModelError(
             f"{folder} does not hold a whole {model.name} ({reason}): train the model again"
         ) from None
+    model.outside_record = card.get("outside")
     return model

@@ -201,6 +201,7 @@ class DiffusionTraining(DiffusionParams):
     presets=DIFFUSION_PRESETS,
     stages="voxels -> embedding -> image",
     tunable=SAMPLER_CONTROLS,
+    uses_prior=True,
 )
 class DiffusionReconstructor(DiffusionTraining, SamplesImages, FormsGradually):
     """The 27.3 M UNet in a conditional pixel diffusion model on embeddings."""

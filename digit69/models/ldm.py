@@ -326,6 +326,7 @@ class LDMTraining(LDMParams):
     presets=LDM_PRESETS,
     stages="voxels -> embedding -> image",
     tunable=SAMPLER_CONTROLS,
+    uses_prior=True,
 )
 class LDMReconstructor(LDMTraining, SamplesImages, HasCeiling, FormsGradually):
     """`Digit69LDM` on embeddings of brain activity: autoencoder, denoiser, and a scheduler by name."""

@@ -192,6 +192,7 @@ FAST_PARAMS = {
     fast_params=FAST_PARAMS,
     tunable={"temperature": "temperature_", "estimate": "estimate", "seed": "seed"},
     stages="voxels -> weights of candidates -> image",
+    uses_prior=True,
 )
 class PosteriorReconstructor(PosteriorLearning, PosteriorOnDisk):
     """Bayesian posterior over candidate images under an encoding model (Naselaris et al. 2009), tempered."""

@@ -86,6 +86,7 @@ class RegressionParams(EmbeddingReconstructor):
     order=20,
     presets=REGRESSION_PRESETS,
     stages="voxels -> embedding -> pixels",
+    uses_prior=True,
 )
 class RegressionReconstructor(RegressionParams):
     """`SimpleRegressionModel` on embeddings of brain activity: one image a row, no sampling."""

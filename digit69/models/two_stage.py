@@ -317,6 +317,7 @@ class TwoStageOutputs(TwoStageFiles):
     stages="voxels -> embedding (and local decoders) -> on/off pattern -> image",
     tunable=SAMPLER_CONTROLS,
     in_bench=False,
+    uses_prior=True,
 )
 class TwoStageReconstructor(TwoStageOutputs, SamplesImages, PredictsClasses, HasCeiling):
     """fMRI -> embedding -> binary pattern -> latent diffusion conditioned on the pattern -> image.

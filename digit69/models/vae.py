@@ -258,6 +258,7 @@ class CVAETraining(CVAEParams):
     presets=CVAE_PRESETS,
     stages="voxels -> embedding -> image",
     tunable={"seed": "seed"},
+    uses_prior=True,
 )
 class CVAEReconstructor(CVAETraining, SamplesImages, HasCeiling):
     """`ConditionalVAE` on embeddings of brain activity."""
