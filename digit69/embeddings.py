@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['predict_batched', 'EncoderPair', 'AugmentedStimuli', 'augment_stimuli', 'FMRIEncoderFit', 'fit_fmri_encoder',
-           'FitsEmbeddings', 'EmbeddingPipeline', 'fit_embedding_pipeline']
+           'KnowsImages', 'FitsEmbeddings', 'EmbeddingPipeline', 'fit_embedding_pipeline']
 
-# %% ../nbs/445_embeddings.ipynb #44c69fd2
+# %% ../nbs/445_embeddings.ipynb #9a276c30
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -27,11 +27,13 @@ from digit69.encoders import (
     train_image_encoder,
 )
 from .encoding import EncodingModel, VoxelSimulator
+from .outside_images import OutsideImages
 from .pair_sampling import SamplesEmbeddings, _to_tensor
+from .prior import StimulusPrior
 from .splits import grouped_folds, stimulus_groups
 from .training import History
 
-# %% ../nbs/445_embeddings.ipynb #a2f4134a
+# %% ../nbs/445_embeddings.ipynb #c300bc64
 @torch.no_grad()
 def predict_batched(
     net: nn.Module,
@@ -44,12 +46,12 @@ def predict_batched(
     starts = range(0, len(inputs), batch_size)
     return torch.cat([net(_to_tensor(inputs[start : start + batch_size])) for start in starts])
 
-# %% ../nbs/445_embeddings.ipynb #d58f8e6b
+# %% ../nbs/445_embeddings.ipynb #d2b0fbaa
 def _module_state(net: nn.Module, prefix: str) -> dict[str, np.ndarray]:
     """Weights of a module as arrays under `prefix.`."""
     return {f"{prefix}.{name}": tensor.numpy() for name, tensor in net.state_dict().items()}
 
-# %% ../nbs/445_embeddings.ipynb #2a601e62
+# %% ../nbs/445_embeddings.ipynb #1ff31b53
 def _select_module_state(state: dict[str, np.ndarray], prefix: str) -> dict[str, torch.Tensor]:
     """The weights under `prefix.` as tensors, for `load_state_dict`."""
     start = f"{prefix}."
@@ -59,7 +61,7 @@ def _select_module_state(state: dict[str, np.ndarray], prefix: str) -> dict[str,
         if name.startswith(start)
     }
 
-# %% ../nbs/445_embeddings.ipynb #4330ab98
+# %% ../nbs/445_embeddings.ipynb #6ac721bb
 def _load_fmri_encoder(weights: dict[str, torch.Tensor]) -> FMRIEncoder:
     """An fMRI encoder from its weights; their shapes say how large it is."""
     net = FMRIEncoder(
@@ -71,14 +73,14 @@ def _load_fmri_encoder(weights: dict[str, torch.Tensor]) -> FMRIEncoder:
     net.load_state_dict(weights)
     return net.eval().requires_grad_(False)
 
-# %% ../nbs/445_embeddings.ipynb #d5a7f0c8
+# %% ../nbs/445_embeddings.ipynb #b223c716
 def _load_image_encoder(weights: dict[str, torch.Tensor]) -> ImageEncoder:
     """An image encoder from its weights."""
     net = ImageEncoder()
     net.load_state_dict(weights)
     return net.eval().requires_grad_(False)
 
-# %% ../nbs/445_embeddings.ipynb #5ee60271
+# %% ../nbs/445_embeddings.ipynb #66d06dd1
 class EncoderPair:
     """A fitted pair: `encoder_` for rows, `image_encoder_`; `mean_`, `sd_` (V,) of the train rows."""
 
@@ -125,7 +127,7 @@ class EncoderPair:
         )
         return pair
 
-# %% ../nbs/445_embeddings.ipynb #88032c1a
+# %% ../nbs/445_embeddings.ipynb #b5e2d885
 @dataclass(frozen=True)
 class AugmentedStimuli:
     """Augmented images (M,28,28), the stimulus (M,) each comes from, and their embeddings (M,512)."""
@@ -134,23 +136,23 @@ class AugmentedStimuli:
     stimuli: np.ndarray
     embeddings: torch.Tensor
 
-    def of_stimuli(self, stimuli: np.ndarray) -> "AugmentedStimuli":
-        """Only those that come from `stimuli`."""
-        keep = np.isin(self.stimuli, stimuli)
+    def without_stimuli(self, stimuli: np.ndarray) -> "AugmentedStimuli":
+        """Those that do not come from `stimuli`."""
+        keep = ~np.isin(self.stimuli, stimuli)
         return AugmentedStimuli(
             self.images[keep], self.stimuli[keep], self.embeddings[torch.as_tensor(keep)]
         )
 
-# %% ../nbs/445_embeddings.ipynb #b81c1f9d
+# %% ../nbs/445_embeddings.ipynb #b877d1de
 def augment_stimuli(
-    images: np.ndarray,  # (N,28,28) of train
-    stimuli: np.ndarray,  # (N,) equal for repeats of a stimulus
+    images: np.ndarray,  # (P,28,28) stimuli of train, then images from outside
+    stimuli: np.ndarray,  # (P,) equal for repeats of a stimulus
     image_encoder: nn.Module,
     config: EmbeddingConfig,
     seed: int = 0,
     exclude: ExclusionList | None = None,
 ) -> AugmentedStimuli:
-    """Augmentations of the training stimuli with their embeddings."""
+    """Augmentations of the known images with their embeddings."""
     n = min(config.n_augmentations * len(images), max(config.max_augmentations, len(images)))
     bank_seed = derive_seed(seed, "bank")
     augmented, parents = augment(images, n, config.augment_strength, bank_seed, exclude=exclude)
@@ -158,7 +160,7 @@ def augment_stimuli(
         augmented, stimuli[parents], predict_batched(image_encoder, augmented)
     )
 
-# %% ../nbs/445_embeddings.ipynb #fd1bddbb
+# %% ../nbs/445_embeddings.ipynb #ce996d8b
 @dataclass(frozen=True)
 class FMRIEncoderFit:
     """An fMRI encoder, the history of its training, and the encoding model whose rows it learnt from."""
@@ -167,7 +169,7 @@ class FMRIEncoderFit:
     history: History
     encoding_model: EncodingModel
 
-# %% ../nbs/445_embeddings.ipynb #8aa5234b
+# %% ../nbs/445_embeddings.ipynb #d3067f5c
 def fit_fmri_encoder(
     rows: BrainDataset,  # rows to learn from
     embeddings: torch.Tensor,  # (N,512) of their images
@@ -182,22 +184,33 @@ def fit_fmri_encoder(
     )
     return FMRIEncoderFit(encoder, history, model)
 
-# %% ../nbs/445_embeddings.ipynb #dd5b2834
-class FitsEmbeddings(EncoderPair):
+# %% ../nbs/445_embeddings.ipynb #d7eae7dd
+class KnowsImages(EncoderPair):
+    """What is augmented: the stimuli of train, and images from outside as stimuli of their own."""
+
+    def _know_images(self, prior: StimulusPrior) -> None:
+        """Keep the known images with a stimulus number and, where there are classes, a class."""
+        self.known_images_ = prior.images
+        self.known_labels_ = prior.labels
+        n_outside = len(prior.images) - len(self.images_)
+        beyond = len(self.images_) + np.arange(n_outside)
+        self.known_stimuli_ = np.concatenate([self.stimuli_, beyond])
+
+# %% ../nbs/445_embeddings.ipynb #f4441a6b
+class FitsEmbeddings(KnowsImages):
     """The steps of fitting, each from `config` and `seed`; see `EmbeddingPipeline`."""
 
     def _fit_image_encoder(
         self, image_encoder: nn.Module | None, exclude: ExclusionList | None
     ) -> None:
-        """Train the image encoder, unless one is given, and augment the stimuli."""
+        """Train the image encoder, unless one is given, and augment the known images."""
+        known = self.known_images_
         if image_encoder is None:
-            image_encoder, history = train_image_encoder(
-                self.images_, self.config, self.seed, exclude
-            )
+            image_encoder, history = train_image_encoder(known, self.config, self.seed, exclude)
             self.histories_["image encoder"] = history
         self.image_encoder_ = image_encoder.eval()
         self._augmented = augment_stimuli(
-            self.images_, self.stimuli_, self.image_encoder_, self.config, self.seed, exclude
+            known, self.known_stimuli_, self.image_encoder_, self.config, self.seed, exclude
         )
         self.augmented_images_ = self._augmented.images
         self.augmented_stimuli_ = self._augmented.stimuli
@@ -216,7 +229,7 @@ class FitsEmbeddings(EncoderPair):
         self.folds_ = []
         self.cross_fitted_ = np.empty((train.n, EMBEDDING_DIM), np.float32)
         for train_idx, left_out_idx in folds:
-            augmented = self._augmented.of_stimuli(self.stimuli_[train_idx])
+            augmented = self._augmented.without_stimuli(self.stimuli_[left_out_idx])
             rows = train.rows(train_idx)
             fit = fit_fmri_encoder(rows, embeddings[train_idx], augmented, self.config, self.seed)
             self.folds_.append((fit.encoder, left_out_idx))
@@ -224,7 +237,7 @@ class FitsEmbeddings(EncoderPair):
                 fit.encoder, train.fmri[left_out_idx]
             ).numpy()
 
-# %% ../nbs/445_embeddings.ipynb #adc97536
+# %% ../nbs/445_embeddings.ipynb #28c88105
 class EmbeddingPipeline(SamplesEmbeddings, FitsEmbeddings):
     """Image encoder, fMRI encoder and embeddings of training rows, all learnt from one train set.
 
@@ -234,6 +247,7 @@ class EmbeddingPipeline(SamplesEmbeddings, FitsEmbeddings):
     - `cross_fitted_` (N,512): each training row embedded by an encoder that saw neither it nor its stimulus
     - `folds_`: [(fMRI encoder, rows that it embedded)]
     - `images_` (N,28,28), `stimuli_` (N,): of train; repeats of a stimulus share a number
+    - `known_images_` (P,28,28), `known_stimuli_`, `known_labels_` (P,): those, then images from outside
     - `augmented_images_` (M,28,28), `augmented_stimuli_` (M,): augmentations, and the stimulus of each
     - `histories_`: {title: History} of the trainings
     """
@@ -248,11 +262,13 @@ class EmbeddingPipeline(SamplesEmbeddings, FitsEmbeddings):
         image_encoder: nn.Module
         | None = None,  # (N,28,28) -> (N,512); None: train one on the stimuli
         exclude: ExclusionList | None = None,  # stimuli that must not occur among the augmented
+        outside: OutsideImages | None = None,  # known beside the stimuli of train
     ) -> "EmbeddingPipeline":
         """Learn from `train`; a `DataError` without images or with fewer than four different stimuli."""
         self.images_ = train.require("images", "the embedding stage")
         self.stimuli_ = stimulus_groups(self.images_)
         self.histories_ = {}
+        self._know_images(StimulusPrior(train, outside))
         folds = grouped_folds(self.stimuli_, train.labels, self.config.n_splits, self.seed)
         self._fit_image_encoder(image_encoder, exclude)
         self.mean_ = train.fmri.mean(0, dtype=float).astype(np.float32)
@@ -262,25 +278,26 @@ class EmbeddingPipeline(SamplesEmbeddings, FitsEmbeddings):
         self._cross_fit(train, embeddings, folds)
         return self
 
-# %% ../nbs/445_embeddings.ipynb #561e4ef3
+# %% ../nbs/445_embeddings.ipynb #1226545f
 _fitted: OrderedDict[tuple, EmbeddingPipeline] = OrderedDict()  # the last two of this process
 
-# %% ../nbs/445_embeddings.ipynb #024e1eae
+# %% ../nbs/445_embeddings.ipynb #58cda805
 def fit_embedding_pipeline(
     train: BrainDataset,
     preset: str = "quick",  # smoke, quick or full
     seed: int = 0,
     exclude: ExclusionList | None = None,
+    outside: OutsideImages | None = None,
 ) -> EmbeddingPipeline:
     """The fitted embedding pipeline of `train`, fitted once per process (the last two are kept)."""
     if preset not in EMBEDDING_PRESETS:
         choices = ", ".join(EMBEDDING_PRESETS)
         raise ModelError(f"'{preset}' is not a preset of the embedding stage: choose {choices}")
-    key = train.digest, preset, seed, exclude and exclude.digest
+    marks = (exclude and exclude.digest, outside and outside.digest)
+    key = (train.digest, preset, seed, *marks)
     if key not in _fitted:
-        _fitted[key] = EmbeddingPipeline(EMBEDDING_PRESETS[preset], seed).fit(
-            train, exclude=exclude
-        )
+        pipeline = EmbeddingPipeline(EMBEDDING_PRESETS[preset], seed)
+        _fitted[key] = pipeline.fit(train, exclude=exclude, outside=outside)
     _fitted.move_to_end(key)
     while len(_fitted) > 2:
         _fitted.popitem(last=False)

@@ -6,10 +6,8 @@
 __all__ = ['PriorImages', 'split_priors', 'prior_entries', 'PriorChoice', 'outside_of', 'needed_outside', 'entries_of',
            'load_priors', 'named_priors', 'priors_for_plain_names', 'priors_to_add', 'choose_priors', 'prior_records']
 
-# %% ../nbs/612_prior_choice.ipynb #96906ed5
+# %% ../nbs/612_prior_choice.ipynb #748e93ca
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from .core import DataError, ModelError, log
 from .data import BrainDataset, Split
@@ -68,13 +66,13 @@ def outside_of(entry: str, outside: PriorImages | None) -> OutsideImages | None:
         raise ModelError(f"{entry} needs the images of '{prior}': give them by --prior")
     return outside[prior]
 
-# %% ../nbs/612_prior_choice.ipynb #1d852282
+# %% ../nbs/612_prior_choice.ipynb #6b0be67f
 def needed_outside(entries: list[str], outside: PriorImages | None) -> PriorImages:
     "Of the images from outside those that some entries learn with: nothing else is sent to a worker."
     priors = {split_entry(entry)[1] for entry in entries}
     return {name: images for name, images in (outside or {}).items() if name in priors}
 
-# %% ../nbs/612_prior_choice.ipynb #b6669338
+# %% ../nbs/612_prior_choice.ipynb #104b39e6
 def entries_of(names: tuple[str, ...], entries: list[str]) -> tuple[str, ...]:
     "Those of the entries that some names mean: a model means all its entries."
     return tuple(entry for entry in entries if entry in names or split_entry(entry)[0] in names)

@@ -118,7 +118,7 @@ class TrainsOnEmbeddings:
 
     def _fit(self, train: BrainDataset, options: FitOptions) -> None:
         self.embedding_pipeline_ = fit_embedding_pipeline(
-            train, self.embedding_preset, self.seed, options.exclude
+            train, self.embedding_preset, self.seed, options.exclude, options.outside
         )
         torch.manual_seed(derive_seed(self.seed, self.name, "weights"))
         self.module_ = self._module()

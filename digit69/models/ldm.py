@@ -300,11 +300,11 @@ class LDMTraining(LDMParams):
         return self._train_denoiser(module, sample_batch, images, embeddings, options)
 
     def _augment(self, pipeline, validation_idx, options) -> torch.Tensor:
-        """Variations of the training stimuli, without the held-out ones."""
-        rows = np.setdiff1d(np.arange(len(pipeline.images_)), validation_idx)
+        """Variations of the known images, without the held-out ones."""
+        rows = np.setdiff1d(np.arange(len(pipeline.known_images_)), validation_idx)
         seed = derive_seed(self.seed, "ldm", "bank")
         images, _ = augment(
-            pipeline.images_[rows], self.n_augmented, 0.6, seed, exclude=options.exclude
+            pipeline.known_images_[rows], self.n_augmented, 0.6, seed, exclude=options.exclude
         )
         return torch.as_tensor(images)
 

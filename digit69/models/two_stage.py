@@ -71,7 +71,7 @@ class PatternBatches:
     ) -> None:
         self.pipeline = pipeline
         self.size = size
-        self.class_index = torch.as_tensor(class_index)  # (N,) of train rows
+        self.class_index = torch.as_tensor(class_index)  # (P,) of `known_images_`
         self.measured_fraction = measured_fraction
 
     def sample(
@@ -218,13 +218,16 @@ class TwoStageFitting(ImageStage):
 
     def _fit(self, train: BrainDataset, options: FitOptions) -> None:
         self.embedding_pipeline_ = fit_embedding_pipeline(
-            train, self.embedding_preset, self.seed, options.exclude
+            train, self.embedding_preset, self.seed, options.exclude, options.outside
         )
         self.local_decoders_ = FixedBases(seed=self.seed).fit(train)
         self.size_ = pattern_size(train.images)
-        labels = np.zeros(train.n, int) if train.labels is None else train.labels
+        pipeline = self.embedding_pipeline_
+        has_classes = train.labels is not None
+        no_classes = np.zeros(len(pipeline.known_images_), int)
+        labels = pipeline.known_labels_ if has_classes else no_classes
         classes, class_index = np.unique(labels, return_inverse=True)
-        self.classes_ = [] if train.labels is None else classes.tolist()
+        self.classes_ = classes.tolist() if has_classes else []
         torch.manual_seed(derive_seed(self.seed, self.name, "weights"))
         self.module_ = self._module()
         validation_idx = validation_rows(train, seed=self.seed)
