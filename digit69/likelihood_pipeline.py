@@ -108,7 +108,7 @@ class FittedLikelihood:
 
 # %% ../nbs/442_likelihood_pipeline.ipynb #7973ce0d
 class LikelihoodPipeline(FittedLikelihood):
-    """`prior_`, `selected_`, `calibration_`, `inner_` (calibrated), `likelihood_`, `candidates_`, `latents_`."""
+    """Learns `prior_`, `selected_`, `calibration_`, `inner_`, `likelihood_`, `candidates_`, `latents_`."""
 
     def __init__(self, config: LikelihoodConfig = LikelihoodConfig(), seed: int = 0):
         self.config = config
