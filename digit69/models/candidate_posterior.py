@@ -288,7 +288,7 @@ class CandidateAnnealing(CandidateEstimates, FormsGradually):
         """Call `show(caption, posterior mean (28,28))` at every temperature, for one row (V,)."""
         rows = np.asarray(fmri, np.float32)[None]
         for temperature, model in self.annealed():
-            show(f"T = {temperature:.0f}", model.estimates(rows, ("mean",))["mean"][0])
+            show(f"T = {temperature:.3g}", model.estimates(rows, ("mean",))["mean"][0])
 
 # %% ../../nbs/575_models.candidate_posterior.ipynb #de8eed99
 class CandidatePosterior(
