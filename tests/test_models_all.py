@@ -26,7 +26,19 @@ def file_names(folder):
 def test_all_models_in_one_run(digit69, folder):
     data = write_split(simulate(n_train=30, n_test=6, n_voxels=80), folder / "sim.mat")
     run = folder / "run"
-    done = digit69("run", "--data", data, "--models", "all", "--preset", "smoke", "--out", run)
+    done = digit69(
+        "run",
+        "--data",
+        data,
+        "--models",
+        "all",
+        "--preset",
+        "smoke",
+        "--prior",
+        "own",
+        "--out",
+        run,
+    )
     assert done.returncode == 0, done.stderr
     metrics = json.loads((run / "metrics.json").read_text())["models"]
     assert set(available_models()) <= set(metrics)
