@@ -70,6 +70,8 @@ def command_line(manifest: dict, data: dict) -> str:
     for option in OPTIONS:
         if facts.get(option) is not None:
             words += [f"--{option}", option_value(facts[option])]
+    if "prior" in facts:  # entries name any other prior themselves: posterior+mnist
+        words += ["--prior", "own"]
     return " ".join(words)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from .core import DataError
 from .files import read_json
 from .metrics import METRICS, Metric
-from .models.registry import MODELS, available_models
+from .models.registry import MODELS, OWN_PRIOR, is_entry, split_entry
 
 # %% ../nbs/707_result_files.ipynb #1c85d599
 def read_results(name: str, folder: str | Path = "results") -> dict:
@@ -34,8 +34,10 @@ ANSWERS = {
 # %% ../nbs/707_result_files.ipynb #6cea205b
 def describe_entry(entry: str) -> str:
     "What an entry of a table is: a model, or a further answer of one (`MODEL_ANSWER`)."
-    if entry in available_models():
-        return MODELS[entry].description
+    model, prior = split_entry(entry)
+    if is_entry(entry):
+        outside = "" if prior == OWN_PRIOR else f"; knows images from outside ({prior})"
+        return MODELS[model].description + outside
     model, _, answer = entry.rpartition("_")
     return ANSWERS.get(answer, "{model}, " + answer).format(model=model)
 
