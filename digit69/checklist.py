@@ -6,9 +6,8 @@
 __all__ = ['DEVELOPED_ON', 'CHECKLIST', 'Evidence', 'gather_evidence', 'answer_goal', 'run_baselines', 'answer_approach',
            'answer_data', 'answer_code', 'answer_machine', 'answer_origin', 'answer_sample', 'answer_preprocessing',
            'answer_models', 'answer_selection', 'answer_baselines', 'describe_leaks', 'answer_separation',
-           'answer_dependence', 'describe_prior', 'answer_imagination', 'answer_shortcuts', 'answer_metrics',
-           'answer_uncertainty', 'describe_null', 'answer_tests', 'answer_scope', 'answer_failures',
-           'reforms_checklist', 'checklist_html']
+           'answer_dependence', 'answer_imagination', 'answer_shortcuts', 'answer_metrics', 'answer_uncertainty',
+           'describe_null', 'answer_tests', 'answer_scope', 'answer_failures', 'reforms_checklist', 'checklist_html']
 
 # %% ../nbs/718_checklist.ipynb #094ff3d7
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from .datasets import DATASETS, describe_dataset
 from .diagnostic_tables import run_document
 from .models.registry import baseline_models
 from .run_figures import main_models
+from .run_summary import describe_priors
 from .runs import Run
 from .tables import reported_metrics
 
@@ -112,7 +112,7 @@ def answer_sample(evidence: Evidence) -> str:
 # %% ../nbs/718_checklist.ipynb #495a8aff
 def answer_preprocessing(evidence: Evidence) -> str:
     "What was done to the data, and where was it learnt?"
-    learnt = "Scaling, voxel selection and priors are learnt inside fit, from train rows alone."
+    learnt = "Scaling, voxel selection and all that is fitted is learnt from train rows alone."
     return f"Pixels to [0,1], upright. {learnt}"
 
 # %% ../nbs/718_checklist.ipynb #04d67119
@@ -161,18 +161,6 @@ def answer_dependence(evidence: Evidence) -> str:
     repeats = "Repeats of a stimulus leave train together, and are resampled together."
     return f"{repeats} Rows of one session are not independent in time; that is not corrected."
 
-# %% ../nbs/718_checklist.ipynb #d15a0001
-def describe_prior(record: dict) -> str:
-    "What a manifest records of the images from outside of one prior, as a sentence or two."
-    name = record["name"]
-    used = f"{record['n_used']:,} images from outside ({record['source']}; {record['licence']})"
-    exact = f"{record['n_exact']} exact and {record['n_near']} near copies"
-    threshold = f"correlation from {record['threshold']}"
-    known = f"{record['n_fingerprint']} further published stimuli"
-    removed = f"{exact} of stimuli ({threshold}) and {known} were taken out of them first."
-    unchecked = f" But {record['unchecked']}." if record["unchecked"] else ""
-    return f"Entries with +{name} also learn from {used}; {removed}{unchecked}"
-
 # %% ../nbs/718_checklist.ipynb #e466a77c
 def answer_imagination(evidence: Evidence) -> str:
     "Could what a model imagines hold the answer?"
@@ -180,8 +168,7 @@ def answer_imagination(evidence: Evidence) -> str:
     counts = ", ".join(f"{name} {count:,}" for name, count in replaced.items())
     removed = f"{counts} (over all fits)." if counts else "there were none."
     made = "Images to learn from are made from training stimuli."
-    for record in (evidence.manifest.get("prior") or {}).values():
-        made += " " + describe_prior(record)
+    made = f"{made} {describe_priors(evidence.run)}".rstrip()
     return f"{made} Copies of test stimuli that chance made among them were taken out: {removed}"
 
 # %% ../nbs/718_checklist.ipynb #7f21edd5

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['N_PER_LABEL', 'N_NEAREST', 'N_STIMULI', 'MAX_SHIFT', 'MIN_SIMILARITY', 'MIN_SHARE', 'rows_per_label', 'correlations',
            'similarity_to_labels', 'check_similarity', 'check_not_patterns', 'vote', 'common_choices', 'sort_by_vote',
-           'sort_by_neighbor', 'sort_images']
+           'sort_images']
 
 # %% ../nbs/325_outside_classes.ipynb #397d0277
 import numpy as np
@@ -111,7 +111,7 @@ def common_choices(choices: np.ndarray) -> list[int]:
     values, counts = np.unique(choices, return_counts=True)
     return [int(value) for value in values[counts >= counts.max() / 4]]
 
-# %% ../nbs/325_outside_classes.ipynb #d6604d38
+# %% ../nbs/325_outside_classes.ipynb #03002762
 def sort_by_vote(
     images: np.ndarray,
     image_labels: np.ndarray,
@@ -141,28 +141,7 @@ def sort_by_vote(
     rows = np.flatnonzero(np.isin(image_labels, list(classes)))
     return rows, np.array([classes[int(label)] for label in image_labels[rows]])
 
-# %% ../nbs/325_outside_classes.ipynb #f1b2c607
-def sort_by_neighbor(
-    images: np.ndarray,
-    stimuli: np.ndarray,
-    labels: np.ndarray | None,
-    name: str,
-    batch: int = 1024,
-) -> np.ndarray | None:
-    "Classes (M,) of images without labels: that of the stimulus each is most like; None without `labels`."
-    some = rows_per_label(np.zeros(len(images), int), N_PER_LABEL)
-    check_similarity(correlations(stimuli, images[some]).max(1), name)
-    if labels is None:
-        return None
-    shifted = unit_vectors(shifted_copies(stimuli, MAX_SHIFT))
-    owners = np.repeat(labels, len(shifted) // len(stimuli))
-    classes = []
-    for start in range(0, len(images), batch):
-        nearest = (unit_vectors(images[start : start + batch]) @ shifted.T).argmax(1)
-        classes.append(owners[nearest])
-    return np.concatenate(classes)
-
-# %% ../nbs/325_outside_classes.ipynb #caccb149
+# %% ../nbs/325_outside_classes.ipynb #1b8e1cf1
 def sort_images(
     images: np.ndarray,
     image_labels: np.ndarray | None,
@@ -180,7 +159,7 @@ def sort_images(
 
     Returns
     -------
-    rows, classes : (K,) of images to keep and (K,) their classes (None without `labels`)
+    rows, classes : (K,) of images to keep and (K,) their classes; None where either labels are missing
 
     Raises
     ------
@@ -188,5 +167,7 @@ def sort_images(
     """
     check_not_patterns(stimuli, name)
     if image_labels is None:
-        return np.arange(len(images)), sort_by_neighbor(images, stimuli, labels, name)
+        some = rows_per_label(np.zeros(len(images), int), N_PER_LABEL)
+        check_similarity(correlations(stimuli, images[some]).max(1), name)
+        return np.arange(len(images)), None
     return sort_by_vote(images, image_labels, stimuli, labels, name)

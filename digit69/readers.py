@@ -7,9 +7,8 @@ __all__ = ['N_PIXELS', 'KEYS', 'to_upright', 'to_column_major', 'check_file', 'r
            'stimuli_from_array', 'check_voxel_rows', 'count_contradictory_stimuli', 'check_keys', 'split_from_arrays',
            'read_split', 'read_test_rows', 'stimuli_to_array', 'split_to_arrays', 'write_split', 'development_file']
 
-# %% ../nbs/120_readers.ipynb #70457ecb
+# %% ../nbs/120_readers.ipynb #04b351f6
 import os
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from .core import DataError
 from .data import IMAGE_SIZE, BrainDataset, Split, as_float32
-from .files import atomic_write, sha256
+from .files import atomic_write, read_plain_npz, sha256
 from .manifest import checkout
 from .splits import stimulus_ids
 
@@ -55,7 +54,7 @@ def _unreadable(path: Path, reason: Exception, again: str) -> DataError:
     finding = f"{path} is not a readable {path.suffix.lower()} file ({reason.__class__.__name__})"
     return DataError(f"{finding}: truncated, or another format? {again} again")
 
-# %% ../nbs/120_readers.ipynb #4ba8af56
+# %% ../nbs/120_readers.ipynb #72a97ff3
 def _load_mat(path: Path) -> dict:
     """The known variables of a MATLAB file up to version 7."""
     from scipy.io import loadmat
@@ -72,35 +71,15 @@ def _load_mat(path: Path) -> dict:
     ) as error:  # scipy raises many kinds for damaged files; all mean the same to the user
         raise _unreadable(path, error, "Download or export it") from None
 
-# %% ../nbs/120_readers.ipynb #86018256
-_DAMAGED_NPZ = (
-    ValueError,
-    OSError,
-    EOFError,
-    zipfile.BadZipFile,
-    AttributeError,
-    MemoryError,
-    NotImplementedError,
-)
-
-# %% ../nbs/120_readers.ipynb #3bceb2e8
+# %% ../nbs/120_readers.ipynb #0e0c8cba
 def _load_npz(path: Path) -> dict:
     """The known arrays of a numpy file; pickled objects are never loaded."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in KEYS if key in arrays.files}
-    except _DAMAGED_NPZ as error:
-        if "allow_pickle" in str(error):
-            advice = "save plain numeric arrays"
-            raise DataError(
-                f"{path} holds pickled objects, which are never loaded: {advice}"
-            ) from None
-        raise _unreadable(path, error, "Export it") from None
+    return read_plain_npz(path, KEYS)
 
-# %% ../nbs/120_readers.ipynb #5a052d64
+# %% ../nbs/120_readers.ipynb #6833bda6
 _LOADERS = {".mat": _load_mat, ".npz": _load_npz}
 
-# %% ../nbs/120_readers.ipynb #b69cd5e3
+# %% ../nbs/120_readers.ipynb #2bf2dd08
 def check_file(path: Path) -> None:
     """Raise `DataError` unless a path is a file that may be read and ends in .mat or .npz."""
     if not path.exists():
@@ -112,7 +91,7 @@ def check_file(path: Path) -> None:
     if path.suffix.lower() not in _LOADERS:
         raise DataError(f"{path} is neither .mat nor .npz: convert it to one of these")
 
-# %% ../nbs/120_readers.ipynb #bb343477
+# %% ../nbs/120_readers.ipynb #a538be63
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """Open a .mat or .npz file.
 
@@ -135,7 +114,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
             raise DataError(f"{path}: {key} holds {kind} values, not a plain numeric array")
     return arrays
 
-# %% ../nbs/120_readers.ipynb #1557183c
+# %% ../nbs/120_readers.ipynb #910c60f3
 def check_stimulus_shape(shape: tuple, key: str) -> None:
     """Raise `DataError` unless stimuli are (N,784) or (N,28,28)."""
     if shape[1:] in ((N_PIXELS,), (IMAGE_SIZE, IMAGE_SIZE)):
@@ -145,7 +124,7 @@ def check_stimulus_shape(shape: tuple, key: str) -> None:
     possible = f"(rows, {N_PIXELS}) or (rows, {IMAGE_SIZE}, {IMAGE_SIZE})"
     raise DataError(f"{key} has shape {shape}; it must be {possible}{hint}")
 
-# %% ../nbs/120_readers.ipynb #33dc172d
+# %% ../nbs/120_readers.ipynb #8ba631db
 def stimuli_from_array(stimuli: np.ndarray, key: str, scale: float) -> np.ndarray:
     """Stimuli of a file as images.
 
@@ -163,7 +142,7 @@ def stimuli_from_array(stimuli: np.ndarray, key: str, scale: float) -> np.ndarra
     images = to_upright(as_float32(stimuli, key))
     return images / np.float32(scale)
 
-# %% ../nbs/120_readers.ipynb #6eb4f179
+# %% ../nbs/120_readers.ipynb #7c3b931d
 def check_voxel_rows(fmri: np.ndarray, key: str, stimuli: np.ndarray | None) -> np.ndarray:
     """Voxel rows of a file, refused if they do not match the stimuli beside them.
 
@@ -188,7 +167,7 @@ def check_voxel_rows(fmri: np.ndarray, key: str, stimuli: np.ndarray | None) -> 
         )
     return fmri
 
-# %% ../nbs/120_readers.ipynb #e25b7ebd
+# %% ../nbs/120_readers.ipynb #9f03f56a
 def count_contradictory_stimuli(images: np.ndarray, labels: np.ndarray) -> int:
     """How many stimuli (N,28,28) carry more than one label (N,): 0 if the labels can be classes."""
     ids = stimulus_ids(images)
@@ -198,7 +177,7 @@ def count_contradictory_stimuli(images: np.ndarray, labels: np.ndarray) -> int:
         contradictory += len(labels_of_stimulus) > 1
     return contradictory
 
-# %% ../nbs/120_readers.ipynb #04162818
+# %% ../nbs/120_readers.ipynb #d2b7e2de
 def _dataset_from_arrays(arrays: dict, part: str, scale: float, name: str) -> BrainDataset:
     """Train (`part` Trn) or test rows (Test) of the published layout."""
     fmri_key = f"fmri{part}"
@@ -210,12 +189,12 @@ def _dataset_from_arrays(arrays: dict, part: str, scale: float, name: str) -> Br
     labels = arrays.get(f"label{part}")
     return BrainDataset(fmri, images, labels, name=name)
 
-# %% ../nbs/120_readers.ipynb #5ef22c0e
+# %% ../nbs/120_readers.ipynb #78345f1e
 def _labels_to_groups(data: BrainDataset) -> BrainDataset:
     """The same rows with what was read as labels taken for scanner sessions."""
     return replace(data, labels=None, groups=data.labels)
 
-# %% ../nbs/120_readers.ipynb #21fa695a
+# %% ../nbs/120_readers.ipynb #2a065390
 def check_keys(arrays: dict, needed: tuple, name: str) -> None:
     """Raise `DataError` when a file lacks needed arrays, and say what it holds."""
     missing = [key for key in needed if key not in arrays]
@@ -226,7 +205,7 @@ def check_keys(arrays: dict, needed: tuple, name: str) -> None:
             f"{name} lacks {', '.join(missing)}: it needs {wanted} (found: {present})"
         )
 
-# %% ../nbs/120_readers.ipynb #d6abf959
+# %% ../nbs/120_readers.ipynb #ce5c1025
 def split_from_arrays(arrays: dict, name: str = "data", provenance: dict | None = None) -> Split:
     """Arrays in the published layout -> a checked `Split`.
 
@@ -256,7 +235,7 @@ def split_from_arrays(arrays: dict, name: str = "data", provenance: dict | None 
         remarks.append(f"{differ}: read as sessions, not classes")
     return Split(train, test, name, provenance={"remarks": remarks, **(provenance or {})})
 
-# %% ../nbs/120_readers.ipynb #2991b398
+# %% ../nbs/120_readers.ipynb #41e72f44
 def read_split(path: str | Path, name: str | None = None) -> Split:
     """Read a .mat or .npz file in the published layout, as its author split it.
 
@@ -274,7 +253,7 @@ def read_split(path: str | Path, name: str | None = None) -> Split:
     )
     return split
 
-# %% ../nbs/120_readers.ipynb #dd31ff74
+# %% ../nbs/120_readers.ipynb #ab2be70c
 def read_test_rows(path: str | Path) -> BrainDataset:
     """The rows to reconstruct in a .mat or .npz file with at least fmriTest: voxels only."""
     arrays = read_arrays(path)
@@ -284,7 +263,7 @@ def read_test_rows(path: str | Path) -> BrainDataset:
     fmri = check_voxel_rows(arrays["fmriTest"], "fmriTest", arrays.get("stimTest"))
     return BrainDataset(fmri, name=Path(path).stem)
 
-# %% ../nbs/120_readers.ipynb #3f4bc6ce
+# %% ../nbs/120_readers.ipynb #4511d0bc
 def stimuli_to_array(images: np.ndarray) -> np.ndarray:
     """Images (N,28,28) in [0,1] -> (N,784) column-major; as uint8 where they are whole grey levels."""
     columns = to_column_major(images)
@@ -294,7 +273,7 @@ def stimuli_to_array(images: np.ndarray) -> np.ndarray:
         return whole.astype(np.uint8)
     return columns
 
-# %% ../nbs/120_readers.ipynb #99b7e471
+# %% ../nbs/120_readers.ipynb #d3ea7c07
 def split_to_arrays(split: Split) -> dict[str, np.ndarray]:
     """A `Split` as arrays in the published layout; absent parts are left out."""
     arrays = {}
@@ -307,7 +286,7 @@ def split_to_arrays(split: Split) -> dict[str, np.ndarray]:
             arrays[f"label{part}"] = labels[:, None]
     return arrays
 
-# %% ../nbs/120_readers.ipynb #0612bc3d
+# %% ../nbs/120_readers.ipynb #f07a7968
 def write_split(split: Split, path: str | Path) -> Path:
     """Write a `Split` in the published layout (.mat or .npz), whole or not at all."""
     from scipy.io import savemat
@@ -325,7 +304,7 @@ def write_split(split: Split, path: str | Path) -> Path:
             np.savez(file, **arrays)
     return path
 
-# %% ../nbs/120_readers.ipynb #57220a7a
+# %% ../nbs/120_readers.ipynb #3ca87ea2
 def development_file(name: str) -> Path | None:
     """A real data file for development and tests, such as `digit69_dev.mat`; None if it is not at hand."""
     folders = [os.environ.get("DIGIT69_DATA")]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['describe_run', 'describe_baselines', 'describe_skipped', 'describe_findings', 'how_good', 'how_sure', 'compared_with',
-           'null_sentence', 'exchange_sentence', 'accident', 'crossval_summary']
+           'null_sentence', 'exchange_sentence', 'accident', 'crossval_summary', 'describe_prior', 'describe_priors']
 
 # %% ../nbs/708_run_summary.ipynb #2b1feabc
 from .diagnostic_tables import run_document
@@ -120,3 +120,21 @@ def crossval_summary(run: Run) -> str:
     )
     opening = describe_run(run, f"{divided}; {data['n_train']} training rows in each fold")
     return "\n".join([opening, "", *(f"- {point}" for point in points)])
+
+# %% ../nbs/708_run_summary.ipynb #708a0002
+def describe_prior(record: dict) -> str:
+    "What a manifest records of the images from outside of one prior, as a sentence or two."
+    name = record["name"]
+    used = f"{record['n_used']:,} images from outside ({record['source']}; {record['licence']})"
+    exact = f"{record['n_exact']} exact and {record['n_near']} near copies"
+    threshold = f"correlation from {record['threshold']}"
+    known = f"{record['n_fingerprint']} further published stimuli"
+    removed = f"{exact} of stimuli ({threshold}) and {known} were taken out of them first."
+    unchecked = f" But {record['unchecked']}." if record["unchecked"] else ""
+    return f"Entries with +{name} also learn from {used}; {removed}{unchecked}"
+
+# %% ../nbs/708_run_summary.ipynb #708a0003
+def describe_priors(run: Run) -> str:
+    "What entries with +PRIOR in their name know besides the training stimuli; empty where there are none."
+    records = run.manifest.get("prior") or {}
+    return " ".join(describe_prior(record) for record in records.values())

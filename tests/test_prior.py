@@ -134,3 +134,75 @@ def test_patterns_have_a_prior_of_their_own(digit69, miyawaki_file, tmp_path):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+# --- files that are no images ------------------------------------------------------------------------------
+
+
+def damaged(path, arrays, kind):
+    """One broken file of images from outside."""
+    images, labels = arrays["images"], arrays["labels"]
+    broken = {
+        "word labels": {"images": images, "labels": np.where(labels == 6, "six", "nine")},
+        "half labels": {"images": images, "labels": labels + 0.5},
+        "missing labels": {"images": images, "labels": np.where(labels == 6, np.nan, 9)},
+        "one-hot labels": {"images": images, "labels": np.eye(10)[labels]},
+        "one label": {"images": images, "labels": np.array(6)},
+        "NaN pixels": {"images": np.where(images > 200, np.nan, images), "labels": labels},
+        "negative pixels": {"images": images / 127.5 - 1, "labels": labels},
+        "words for pixels": {"images": images.astype(str), "labels": labels},
+        "pickled": {"images": np.array([{}], object)},
+        "noise": {"images": np.random.default_rng(0).random(images.shape), "labels": labels},
+    }
+    if kind in broken:
+        np.savez(path, **broken[kind])
+        return
+    np.savez_compressed(path, **arrays)
+    content = bytearray(path.read_bytes())
+    if kind == "flipped bytes":
+        content[2000:2400] = bytes(byte ^ 0x5A for byte in content[2000:2400])
+    path.write_bytes(content[: len(content) // 2] if kind == "half a file" else content)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "word labels",
+        "half labels",
+        "missing labels",
+        "one-hot labels",
+        "one label",
+        "NaN pixels",
+        "negative pixels",
+        "words for pixels",
+        "pickled",
+        "noise",
+        "flipped bytes",
+        "half a file",
+    ],
+)
+def test_a_broken_file_of_images_is_one_line(kind, small_split, handwriting, tmp_path, capsys):
+    from digit69.cli import main
+
+    images, labels = handwriting
+    eight_bit = np.round(255 * images).astype(np.uint8)
+    digits = np.where(labels == 1, 6, 9)
+    damaged(tmp_path / "hands.npz", {"images": eight_bit, "labels": digits}, kind)
+    data = write_split(small_split, tmp_path / "small.mat")
+    words = ["run", "--data", data, "--models", "posterior", "--preset", "smoke", "--quiet"]
+    options = ["--prior", tmp_path / "hands.npz", "--out", tmp_path / "run"]
+    assert main([str(word) for word in [*words, *options]]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("digit69: ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unlabelled_images_are_sorted_by_training_stimuli_alone(small_split, handwriting):
+    images, _ = handwriting
+    outside = OutsideImages(images[:60], None, "hands")
+    train = small_split.train
+    before = StimulusPrior(train, outside).labels
+    assert len(before) == train.n + 60
+    fewer = train.rows(np.arange(train.n // 2))
+    after = StimulusPrior(fewer, outside).labels
+    assert set(after[len(fewer.labels) :]) <= set(fewer.labels)
