@@ -101,7 +101,11 @@ class EvidenceSimulator:
         noise = self.noise_sd * torch.randn(n, len(self.precision), generator=generator)
         return gain * self.precision * self.latents[index] + noise
 
-    def unit_scale(self) -> torch.Tensor:
-        """What evidence (N,K) is multiplied with to have variance 1, (K,)."""
-        variance = self.precision**2 * self.latents.var(0) + self.noise_sd**2
-        return 1 / (variance + 1e-6).sqrt()
+    def input_scale(self) -> torch.Tensor:
+        """What evidence (N,K) is multiplied with before a network reads it, (K,).
+
+        It makes of it the posterior mean of each latent, in units of the latent's standard deviation:
+        latents of which rows say little stay near 0."""
+        variance = self.latents.var(0)
+        temperature = self.noise_sd**2 / self.precision.clamp(min=1e-12)
+        return variance.sqrt() / (self.precision * variance + temperature + 1e-12)

@@ -131,8 +131,9 @@ def _embed_part(
 
 # %% ../nbs/465_converter.ipynb #5d56b1e9
 ARRAY_MEANINGS = {
-    "fmri_embeddings": "train: cross-fitted, each row by an encoder that saw neither it nor its stimulus; "
-    "test: by the encoder trained on all train rows",
+    "fmri_embeddings": "train: cross-fitted, each row as a likelihood reads it that saw neither it nor "
+    "its stimulus; "
+    "test: by the likelihood of all train rows",
     "original_fmri": "standardised by mean and deviation of the train rows",
     "original_images": "stimuli enlarged bilinearly from 28 to 224, one colour repeated",
     "stimuli": "the exact stimuli, upright, [0, 1]: use these as targets",

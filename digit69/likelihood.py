@@ -217,7 +217,8 @@ def fit_likelihood(
         expected_residuals=axes.T @ weights[:, best] / sd,
     )
     level = np.median((residuals[:, best] ** 2 / sd**2).mean(1))
-    return Likelihood(**arrays, median_noise_level=float(level), config=model.settings)
+    level = max(float(level), 1e-6)  # 0 where no voxel varies
+    return Likelihood(**arrays, median_noise_level=level, config=model.settings)
 
 # %% ../nbs/438_likelihood.ipynb #837c6671
 def carry_evidence(

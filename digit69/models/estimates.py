@@ -110,7 +110,7 @@ def upsampling_layers(channels: tuple[int, int, int]) -> list[torch.nn.Module]:
 
 # %% ../../nbs/570_models.estimates.ipynb #eb31c3ec
 class AmortizedDecoder(torch.nn.Module):
-    """Evidence (N,K) -> images (N,28,28) in [0,1]; `scale` (K,) gives evidence unit variance."""
+    """Evidence (N,K) -> images (N,28,28) in [0,1]; `scale` (K,) makes of it what the network reads."""
 
     def __init__(self, scale: torch.Tensor, width: int):
         super().__init__()
@@ -154,7 +154,7 @@ def train_amortized_decoder(
     """A network that turns evidence into the image of least expected error, trained on simulations."""
     seed = derive_seed(seed, "amortise")
     torch.manual_seed(seed)
-    decoder = AmortizedDecoder(simulator.unit_scale(), width)
+    decoder = AmortizedDecoder(simulator.input_scale(), width)
     config = TrainingConfig(steps=steps, batch=batch, lr=2e-3)
     loss = _reconstruction_loss(ssim_weight)
     pairs = SimulatedPairs(simulator, images)

@@ -7,7 +7,7 @@ __all__ = ['CANDIDATE_ARRAYS', 'SCALAR_FACTS', 'DEFAULTS', 'PRESETS', 'FAST_PARA
            'PosteriorLearning', 'likelihood_arrays', 'add_prefix', 'take_prefix', 'restore_decoder', 'PosteriorOnDisk',
            'PosteriorReconstructor']
 
-# %% ../../nbs/580_models.posterior.ipynb #1b85766e
+# %% ../../nbs/580_models.posterior.ipynb #77f1a06e
 from dataclasses import asdict, fields, replace
 
 import numpy as np
@@ -17,7 +17,11 @@ from ..candidates import Candidates, EvidenceSimulator
 from ..core import ModelError
 from ..data import BrainDataset
 from ..likelihood import Likelihood
-from ..likelihood_pipeline import LikelihoodConfig, fit_likelihood_pipeline
+from digit69.likelihood_pipeline import (
+    LIKELIHOOD_PRESETS,
+    LikelihoodConfig,
+    fit_likelihood_pipeline,
+)
 from .base import FitOptions, store_params
 from .candidate_posterior import ESTIMATES, CandidatePosterior
 from .estimates import AmortizedDecoder, train_amortized_decoder
@@ -150,32 +154,27 @@ class PosteriorOnDisk(CandidatePosterior):
         )
         self.decoder_ = restore_decoder(take_prefix("decoder", arrays), self.decoder_width)
 
-# %% ../../nbs/580_models.posterior.ipynb #580a0001
+# %% ../../nbs/580_models.posterior.ipynb #7bc3fb42
 DEFAULTS = LikelihoodConfig()
 
-# %% ../../nbs/580_models.posterior.ipynb #66f56ded
+# %% ../../nbs/580_models.posterior.ipynb #ee1194f8
 PRESETS = {
     "smoke": {
-        "n_candidates": 600,
-        "exponents": (0.15,),
-        "augmentation_strengths": (1.0,),
-        "voxel_counts": (100,),
+        **asdict(LIKELIHOOD_PRESETS["smoke"]),
         "n_samples": 8,
         "ascent_steps": 3,
         "decoder_steps": 5,
         "decoder_width": 64,
-        "n_splits": 2,
     },
     "full": {
-        "n_candidates": 200_000,
-        "exponents": (1.0, 0.5, 0.3, 0.15),
+        **asdict(LIKELIHOOD_PRESETS["full"]),
         "n_samples": 200,
         "ascent_steps": 100,
         "decoder_steps": 3000,
     },
 }
 
-# %% ../../nbs/580_models.posterior.ipynb #6a874a9b
+# %% ../../nbs/580_models.posterior.ipynb #3135d584
 FAST_PARAMS = {
     "n_candidates": 2000,
     "exponents": (0.15,),
@@ -186,7 +185,7 @@ FAST_PARAMS = {
     "estimate": "mean",
 }
 
-# %% ../../nbs/580_models.posterior.ipynb #2ff04bea
+# %% ../../nbs/580_models.posterior.ipynb #33c892e3
 @register(
     "posterior",
     description="weighs tens of thousands of candidate images by how well they explain the voxels (Bayes)",

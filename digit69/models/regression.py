@@ -69,7 +69,7 @@ class RegressionParams(EmbeddingReconstructor):
         seed: int = 0,
         embedding_preset: str = "quick",  # of the embedding pipeline: smoke, quick or full
         device: str = "auto",  # where the network trains
-        optim_steps: int = 200,
+        optim_steps: int = 400,
         batch: int = 128,  # pairs in a step
         lr: float = 1e-3,  # largest learning rate
         ssim_weight: float = 0.3,  # of 1 - SSIM in the loss, beside the mean squared error

@@ -34,6 +34,7 @@ from digit69.models.pattern_generator import (
 )
 from .registry import register
 from .schedulers import SAMPLER_CONTROLS, latent_schedule
+from ..pair_sampling import rows_of_other_stimuli
 from ..patterns import N_BLOCKS, detect_block_patterns, render_blocks
 from ..splits import grouped_folds, validation_rows
 from ..training import History, TrainingConfig
@@ -128,6 +129,7 @@ class TwoStageParams(LatentDiffusionReconstructor):
         width: int = 256,  # of the denoiser
         depth: int = 2,  # blocks of the denoiser
         measured_fraction: float = 0.2,  # of a batch of stage one; the rest is simulated
+        n_augmented: int = 10_000,  # images that the autoencoder and the denoiser learn from
         num_inference_steps: int = 2,  # of a sample
         scheduler: str = "ddim",  # ddpm, ddim, dpm++ or unipc
         guidance_scale: float = 1.0,  # 1: none
@@ -185,8 +187,10 @@ class ImageStage(PatternStage):
 
     def _fit_images(self, module, validation_idx, options) -> History:
         pipeline, ldm = self.embedding_pipeline_, module.ldm
-        is_learnt = ~np.isin(pipeline.augmented_stimuli_, pipeline.stimuli_[validation_idx])
-        augmented = torch.as_tensor(pipeline.augmented_images_[is_learnt])
+        excluded = pipeline.stimuli_[validation_idx]
+        learnt = rows_of_other_stimuli(pipeline.augmented_stimuli_, excluded)
+        every = max(1, len(learnt) // self.n_augmented)
+        augmented = torch.as_tensor(pipeline.augmented_images_)[learnt[::every]] / 255
         validation_images = torch.as_tensor(np.array(pipeline.images_[validation_idx]))
         self._train_autoencoder(ldm, augmented, validation_images, options)
 
