@@ -110,7 +110,7 @@ def test_a_row_never_influences_the_likelihood_that_reads_it(split, pipeline):
 
 
 def test_real_and_simulated_rows_are_embedded_alike():
-    """Left-out rows lie as near to their images as simulated ones, not as those a likelihood was fitted to."""
+    """Left-out rows lie as near to their images as simulated ones do; self-seen rows lie nearer."""
     train = simulate(90, 2, 400, seed=1).train
     fitted = EmbeddingPipeline(SHORT).fit(train)
     generator = torch.Generator().manual_seed(0)
