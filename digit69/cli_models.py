@@ -115,6 +115,7 @@ def reconstruct(
     from digit69.files import write_npz
     from digit69.models.base import load_model
     from digit69.models.capabilities import SamplesImages
+    from digit69.models.registry import OWN_PRIOR, join_entry
 
     if out.suffix != ".npz":
         raise DataError(f"{out} must end in .npz")
@@ -130,8 +131,9 @@ def reconstruct(
         arrays["samples"] = decoder.sample(rows.fmri, samples, seed)
     write_npz(out, **arrays)
     speed = f"{1000 * seconds() / rows.n:.1f}"
+    prior = (decoder.outside_record or {"name": OWN_PRIOR})["name"]
     print_facts(
-        model=decoder.name,
+        model=join_entry(decoder.name, prior),
         rows=describe_rows(rows),
         samples_a_row=samples,
         ms_a_row=speed,
