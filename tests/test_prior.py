@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
 
@@ -14,6 +15,7 @@ from digit69 import prior_sources
 from digit69.augmentation import stimulus_keys
 from digit69.cli_options import print_run
 from digit69.comparison import pipeline_table
+from digit69.converter import convert_split
 from digit69.core import DataError, ModelError
 from digit69.crossval import cross_validate
 from digit69.evaluation import fit_and_reconstruct, run_models
@@ -105,6 +107,27 @@ def test_models_on_embeddings_learn_from_them_too(name, small_split, handwriting
     assert len(model.embedding_pipeline_.known_images_) == small_split.train.n + 40
     rows = small_split.test.fmri
     assert not np.array_equal(model.reconstruct(rows), fitted_model(name).reconstruct(rows))
+
+
+class UnitVectors(torch.nn.Module):
+    """The simplest image encoder that files of embeddings accept."""
+
+    def forward(self, images):
+        return torch.nn.functional.normalize(images.flatten(1)[:, :512] + 0.01, dim=1)
+
+
+def test_embeddings_with_an_image_encoder_of_ones_own_know_them_too(
+    small_split, handwriting, tmp_path
+):
+    images, labels = handwriting
+    outside = OutsideImages(images[:40], labels[:40], "hands")
+    encoder = UnitVectors()
+    own, with_hands = (
+        convert_split(small_split, tmp_path, "smoke", image_encoder=encoder, outside=known)
+        for known in (None, outside)
+    )
+    embeddings = [data["test"]["fmri_embeddings"] for data in (own, with_hands)]
+    assert not np.array_equal(*embeddings)
 
 
 # --- two rows ----------------------------------------------------------------------------------------------
