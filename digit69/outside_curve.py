@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['score_with_some', 'curve_tasks', 'average_parts', 'intervals_of', 'curve_points', 'outside_image_curve',
-           'position_of_none', 'outside_image_figure']
+           'position_of_none', 'outside_image_figure', 'outside_image_table']
 
-# %% ../nbs/652_outside_curve.ipynb #ca1868ae
+# %% ../nbs/652_outside_curve.ipynb #efd72d2f
 from pathlib import Path
 
 import pandas as pd
@@ -26,7 +26,7 @@ from .scoring import fold_scores
 from .splits import stimulus_ids
 from .tasks import CheckConfig, Task, run_tasks
 
-# %% ../nbs/652_outside_curve.ipynb #308ce283
+# %% ../nbs/652_outside_curve.ipynb #decf1a13
 def score_with_some(
     name: str,  # of an entry: MODEL, or MODEL+PRIOR
     data: BrainDataset,
@@ -83,7 +83,7 @@ def intervals_of(table: pd.DataFrame, data: BrainDataset, seed: int) -> dict[str
         for metric in METRICS
     }
 
-# %% ../nbs/652_outside_curve.ipynb #b74e5e4e
+# %% ../nbs/652_outside_curve.ipynb #2cf9381e
 def curve_points(
     parts: dict[int, list[dict]],  # by the number of images from outside
     data: BrainDataset,
@@ -182,3 +182,23 @@ def outside_image_figure(
             _label_sizes(ax, sizes, metric)
         fig.axes[0].legend(fontsize=8, loc="lower right")
     return fig
+
+# %% ../nbs/652_outside_curve.ipynb #5ee93d44
+def _interval_text(interval: dict[str, float], sign: str = "") -> str:
+    "A mean with its interval."
+    mean, lo, hi = (f"{interval[end]:{sign}.3f}" for end in ("mean", "lo", "hi"))
+    return f"{mean} [{lo}, {hi}]"
+
+# %% ../nbs/652_outside_curve.ipynb #953c4a16
+def outside_image_table(curve: dict, metrics: tuple[str, ...] = ("pcc", "ssim")) -> pd.DataFrame:
+    "The curve in numbers: scores, and what is gained over no images from outside, row by row."
+    rows = []
+    for point in curve["points"]:
+        row = {"images from outside": point["size"], "fits": point["fits"]}
+        for metric in metrics:
+            row[METRICS[metric].title] = _interval_text(point["scores"][metric])
+        for metric in metrics:
+            gain = _interval_text(point["gain"][metric], "+") if "gain" in point else ""
+            row[f"gain in {METRICS[metric].title}"] = gain
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("images from outside")
