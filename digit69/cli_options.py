@@ -274,6 +274,7 @@ def folder_size(folder: Path) -> str:
 def print_run(run: "Run") -> None:
     "The end of a long command: the table of a `runs.Run`, and where its page is."
     from digit69.experiment import report_name
+    from digit69.run_summary import describe_priors
     from digit69.tables import metrics_text
 
     if run.targets is None:
@@ -281,6 +282,8 @@ def print_run(run: "Run") -> None:
         print(f"{n_rows} rows reconstructed; the file holds no test images, so nothing is scored")
     else:
         print(metrics_text(run.metrics["models"]))
+    if priors := describe_priors(run):
+        print(priors)
     print(f"report: {run.folder / 'reports' / report_name(run)}.html")
 
 # %% ../nbs/800_cli_options.ipynb #00e0f435

@@ -7,7 +7,7 @@ __all__ = ['same_images', 'run_names', 'pair_runs', 'reference_entry', 'pooled_d
            'pipelines', 'describe_input', 'describe_cost', 'dice_interval', 'describe_pipeline', 'pipeline_table',
            'entries_of_interest', 'facts_table', 'comparability', 'compare_runs']
 
-# %% ../nbs/725_comparison.ipynb #8a7b1d9c
+# %% ../nbs/725_comparison.ipynb #525463cd
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +17,8 @@ import pandas as pd
 from .files import write_text
 from .intervals import bootstrap_interval
 from .metrics import METRICS, dice
-from .models.registry import available_models, baseline_models, get_model_spec
+from .models.registry import baseline_models, get_model_spec, is_entry
+from .published import describe_outside
 from .report import run_notebook
 from .run_figures import main_models
 from .runs import Run, load_run
@@ -57,7 +58,7 @@ def pair_runs(runs: list[Run]) -> dict[str, tuple[Run, str]]:
             entries[f"{title}: {name}" if len(runs) > 1 else name] = (run, name)
     return entries
 
-# %% ../nbs/725_comparison.ipynb #12ebb6da
+# %% ../nbs/725_comparison.ipynb #49fc80b3
 def reference_entry(entries: dict[str, tuple[Run, str]]) -> str:
     "What other models are compared with: the first entry of the strongest baseline, else the first of all."
     strongest = baseline_models()[-1]
@@ -76,7 +77,7 @@ def pooled_differences(
         tables[title] = run.table[run.table.model == name].sort_values("row")
     return paired_differences(tables, seed, reference=reference_entry(entries))
 
-# %% ../nbs/725_comparison.ipynb #a30bfc18
+# %% ../nbs/725_comparison.ipynb #c4fa4d60
 def comparison_row(run: Run, name: str) -> dict:
     "A model of a run as a row of numbers: rows, protocol, metrics with intervals, costs."
     entry = run.metrics["models"][name]
@@ -90,7 +91,7 @@ def comparison_row(run: Run, name: str) -> dict:
             row[f"{metric}{ending}"] = entry.get(metric, {}).get(key)
     return row | {cost: entry[cost] for cost in COSTS}
 
-# %% ../nbs/725_comparison.ipynb #68327994
+# %% ../nbs/725_comparison.ipynb #da789039
 def comparison_csv(
     folders: list[str | Path],
     varied: list[dict] | None = None,  # for each run, what was varied: further columns
@@ -107,14 +108,13 @@ def comparison_csv(
         ]
     return pd.DataFrame(rows)
 
-# %% ../nbs/725_comparison.ipynb #160e3227
+# %% ../nbs/725_comparison.ipynb #4cd6bb26
 def pipelines(run: Run) -> list[str]:
     "Registered models of a run, without the baselines below the strongest one."
     weak = baseline_models()[:-1]
-    registered = available_models()
-    return [name for name in run.reconstructions if name in registered and name not in weak]
+    return [name for name in run.reconstructions if is_entry(name) and name not in weak]
 
-# %% ../nbs/725_comparison.ipynb #774262d4
+# %% ../nbs/725_comparison.ipynb #c9ed574d
 def describe_input(run: Run) -> str:
     "Data, voxels, training rows and stimuli of a run."
     data = run.metrics["data"]
@@ -128,7 +128,7 @@ def describe_input(run: Run) -> str:
         f"{data['name']}: {data['n_voxels']} voxels, {data['n_train']} training rows, {stimuli}"
     )
 
-# %% ../nbs/725_comparison.ipynb #d483a126
+# %% ../nbs/725_comparison.ipynb #ea11e5af
 def describe_cost(entry: dict) -> str:
     "Latency, training time and size of an entry of metrics.json."
     costs = (
@@ -140,7 +140,7 @@ def describe_cost(entry: dict) -> str:
         f"{entry[key]:{form}} {unit}" for key, form, unit in costs if entry[key] is not None
     )
 
-# %% ../nbs/725_comparison.ipynb #edb0562d
+# %% ../nbs/725_comparison.ipynb #3b572800
 def dice_interval(run: Run, name: str) -> str:
     "Overlap of the bright pixels of reconstructions with their targets; empty without targets."
     if run.targets is None:
@@ -150,13 +150,14 @@ def dice_interval(run: Run, name: str) -> str:
         bootstrap_interval(overlap, groups=stimulus_ids(run.targets)).to_dict()
     )
 
-# %% ../nbs/725_comparison.ipynb #b0a7c782
+# %% ../nbs/725_comparison.ipynb #21c55450
 def describe_pipeline(run: Run, name: str) -> dict[str, str]:
     "One column of `pipeline_table`."
     spec, entry, data = get_model_spec(name), run.metrics["models"][name], run.metrics["data"]
     return {
         "input": describe_input(run),
         "method": spec.description,
+        "images from outside": describe_outside(name),
         "stages": spec.stages,
         "adjustable after training": ", ".join(spec.tunable) or "nothing",
         "output": "28x28 image in [0,1]",
@@ -185,7 +186,7 @@ def entries_of_interest(entries: dict[str, tuple[Run, str]]) -> dict[str, tuple[
             chosen[title] = (run.metrics["models"][name], entry_protocol(run, name))
     return chosen
 
-# %% ../nbs/725_comparison.ipynb #e8762190
+# %% ../nbs/725_comparison.ipynb #7f9806f8
 def facts_table(runs: list[Run]) -> pd.DataFrame:
     "Data, protocol, sizes and seed of each run."
     titles = {

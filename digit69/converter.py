@@ -195,10 +195,9 @@ def _fit_pipeline(
     "The pipeline of the train rows; stimuli that only the test has are kept out of what it imagines."
     exclude = ExclusionList(stimuli_not_in_train(split))
     if image_encoder is None:
-        prior = {} if outside is None else {"outside": outside}
-        return fit_embedding_pipeline(split.train, preset, seed, exclude, **prior)
+        return fit_embedding_pipeline(split.train, preset, seed, exclude, outside)
     return EmbeddingPipeline(EMBEDDING_PRESETS[preset], seed).fit(
-        split.train, image_encoder, exclude
+        split.train, image_encoder, exclude, outside
     )
 
 # %% ../nbs/465_converter.ipynb #01cba5a8

@@ -80,9 +80,9 @@ def purge(images: np.ndarray, references: np.ndarray) -> tuple[DedupResult, int]
     return replace(result, images=images[kept], kept=kept), int(published.sum())
 
 # %% ../nbs/355_prior_sources.ipynb #9210518a
-def nested_rows(labels: np.ndarray | None, n_images: int, size: int) -> np.ndarray:
-    "The first `size` of `n_images` rows, in an order that mixes the labels (M,) evenly."
-    order = rng(0, "outside images").permutation(n_images)
+def nested_rows(labels: np.ndarray | None, n_images: int, size: int, seed: int = 0) -> np.ndarray:
+    "The first `size` of `n_images` rows, in a random order that mixes the labels (M,) evenly."
+    order = rng(seed, "outside images").permutation(n_images)
     if labels is None:
         return order[:size]
     rank = np.zeros(n_images)
@@ -92,12 +92,12 @@ def nested_rows(labels: np.ndarray | None, n_images: int, size: int) -> np.ndarr
     return order[np.argsort(rank[order], kind="stable")][:size]
 
 # %% ../nbs/355_prior_sources.ipynb #ac3c346d
-def take_some(outside: OutsideImages, size: int | None) -> OutsideImages:
+def take_some(outside: OutsideImages, size: int | None, seed: int = 0) -> OutsideImages:
     "So many of the outside images; all of them with `size` None, or where there are no more."
     n_left = len(outside.images)
     if size is None or size >= n_left:
         return outside
-    rows = nested_rows(outside.labels, n_left, size)
+    rows = nested_rows(outside.labels, n_left, size, seed)
     labels = None if outside.labels is None else outside.labels[rows]
     return replace(outside, images=outside.images[rows], labels=labels, n_available=n_left)
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from .datasets import label_names
 from .metrics import METRICS
-from .models.registry import available_models
+from .models.registry import available_models, is_entry, split_entry
 from .plots import PALETTE, best_and_worst, digit_rows, house_style, metric_panels
 from .runs import Run
 
@@ -35,8 +35,8 @@ def _extends_another(name: str, names: list[str]) -> bool:
 # %% ../nbs/700_run_figures.ipynb #033a7727
 def main_models(names: Iterable[str]) -> list[str]:
     "Names of models, without further outputs of another model of the list (`NAME_sample` and the like)."
-    names, registered = list(names), available_models()
-    return [name for name in names if name in registered or not _extends_another(name, names)]
+    names = list(names)
+    return [name for name in names if is_entry(name) or not _extends_another(name, names)]
 
 # %% ../nbs/700_run_figures.ipynb #076ab2da
 def top_model(run: Run) -> str:
@@ -46,7 +46,8 @@ def top_model(run: Run) -> str:
     registered = available_models()
 
     def rank(name: str) -> int:
-        return registered.index(name) if name in registered else len(registered)
+        model, _ = split_entry(name)
+        return registered.index(model) if model in registered else len(registered)
 
     last_first = reversed(main_models(run.reconstructions))
     return max(last_first, key=rank)
