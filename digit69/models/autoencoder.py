@@ -73,7 +73,7 @@ def principal_components(images: torch.Tensor, n: int) -> tuple[torch.Tensor, to
     return components.flip(1)[:, :n], variances.flip(0)[:n].clamp(min=0)
 
 # %% ../../nbs/530_models.autoencoder.ipynb #929c1d9b
-def stretch_contrast(images: torch.Tensor, margin: float = 0.03) -> torch.Tensor:
+def stretch_contrast(images: torch.Tensor, margin: float = 0.05) -> torch.Tensor:
     """Images with grey levels up to `margin` at 0, from 1 - `margin` at 1, and linear in between."""
     return ((images - margin) / (1 - 2 * margin)).clamp(0, 1)
 

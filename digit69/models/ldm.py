@@ -6,7 +6,7 @@
 __all__ = ['DRAW_CONTROLS', 'LDM_PRESETS', 'starting_noise', 'Digit69LDM', 'LatentDiffusionReconstructor',
            'TrainsLatentDiffusion', 'LDMParams', 'PairBatches', 'LDMTraining', 'LDMReconstructor']
 
-# %% ../../nbs/550_models.ldm.ipynb #c5eaea29
+# %% ../../nbs/550_models.ldm.ipynb #fa87baea
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..augmentation import augment
 from ..core import derive_seed
 from ..data import BrainDataset
 from ..embeddings import EmbeddingPipeline
@@ -168,7 +167,7 @@ class TrainsLatentDiffusion(LatentDiffusionReconstructor):
 # %% ../../nbs/550_models.ldm.ipynb #d66d6b77
 DRAW_CONTROLS = SAMPLER_CONTROLS | {"steps": "sample_steps", "scheduler": "sample_scheduler"}
 
-# %% ../../nbs/550_models.ldm.ipynb #9917709f
+# %% ../../nbs/550_models.ldm.ipynb #5013d4f0
 LDM_PRESETS = {
     "smoke": {
         "embedding_preset": "smoke",
@@ -186,13 +185,13 @@ LDM_PRESETS = {
         "embedding_preset": "full",
         "optim_steps": 3000,
         "n_pairs": 60_000,
-        "n_augmented": 10_000,
+        "n_augmented": 40_000,
         "autoencoder_steps": 1500,
         "sample_steps": 25,
     },
 }
 
-# %% ../../nbs/550_models.ldm.ipynb #b550ade0
+# %% ../../nbs/550_models.ldm.ipynb #ef89f870
 class LDMParams(TrainsLatentDiffusion):
     """Hyper-parameters of `LDMReconstructor`."""
 
@@ -202,7 +201,7 @@ class LDMParams(TrainsLatentDiffusion):
         embedding_preset: str = "quick",  # of the embedding pipeline: smoke, quick or full
         device: str = "auto",  # where the networks train
         autoencoder: str = "linear",  # or convolutional
-        n_augmented: int = 3000,  # variations of training stimuli that the autoencoder learns from
+        n_augmented: int = 10_000,  # simulated images that the autoencoder learns from
         autoencoder_steps: int = 250,  # of training, if it is convolutional
         optim_steps: int = 800,  # of the denoiser
         batch: int = 256,  # pairs in a step of the denoiser
@@ -222,7 +221,7 @@ class LDMParams(TrainsLatentDiffusion):
     ) -> None:
         store_params(self, locals())
 
-# %% ../../nbs/550_models.ldm.ipynb #c1bd3ca2
+# %% ../../nbs/550_models.ldm.ipynb #eec2d517
 class PairBatches:
     """Latents and embeddings from an embedding pipeline, never of the stimuli of `exclude_rows`."""
 
@@ -245,7 +244,7 @@ class PairBatches:
         embeddings, images = self.pipeline.sample_batch(n, generator, **self.choice)
         return self.ldm.pack(*on_device_of(self.ldm, images)), embeddings
 
-# %% ../../nbs/550_models.ldm.ipynb #92e8bb74
+# %% ../../nbs/550_models.ldm.ipynb #49887178
 class LDMTraining(LDMParams):
     """How `LDMReconstructor` is trained; `autoencoder_history_` is None for a linear autoencoder."""
 
@@ -258,24 +257,26 @@ class LDMTraining(LDMParams):
 
     def _train(self, module, pipeline, validation_idx, options) -> History:
         embeddings, images = self._validation(pipeline, validation_idx)
-        augmented = self._augment(pipeline, validation_idx, options)
-        self.autoencoder_history_ = self._fit_autoencoder(module, augmented, images, options)
+        simulated = self._simulated_images(pipeline, validation_idx)
+        self.autoencoder_history_ = self._fit_autoencoder(module, simulated, images, options)
         batches = PairBatches(module, pipeline, validation_idx, self.measured_fraction)
         sample_batch = batches.sample
         if self.autoencoder_history_ is not None:
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, "ldm", "pairs"))
-            pairs = batches.sample(self.n_pairs, generator)
-            sample_batch = partial(sample_rows, pairs)
+            sample_batch = partial(sample_rows, batches.sample(self.n_pairs, self._rng("pairs")))
         return self._train_denoiser(module, sample_batch, images, embeddings, options)
 
-    def _augment(self, pipeline, validation_idx, options) -> torch.Tensor:
-        """Variations of the known images, without the held-out ones."""
-        rows = np.setdiff1d(np.arange(len(pipeline.known_images_)), validation_idx)
-        seed = derive_seed(self.seed, "ldm", "bank")
-        images, _ = augment(
-            pipeline.known_images_[rows], self.n_augmented, 0.6, seed, exclude=options.exclude
+    def _simulated_images(self, pipeline, validation_idx) -> torch.Tensor:
+        """Images (n_augmented,28,28) as the denoiser will see them, without the held-out stimuli."""
+        _, images = pipeline.sample_batch(
+            self.n_augmented,
+            self._rng("bank"),
+            measured_fraction=0.0,
+            exclude_rows=validation_idx,
         )
-        return torch.as_tensor(images)
+        return images
+
+    def _rng(self, purpose: str) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self.seed, "ldm", purpose))
 
 # %% ../../nbs/550_models.ldm.ipynb #263be2d4
 @register(
