@@ -51,6 +51,7 @@ class LatentDenoiser(nn.Module):
         context_dim: int = 256,
         depth: int = 3,  # blocks
         dropout: float = 0.2,  # of the condition
+        block_dropout: float = 0.1,  # within the blocks
     ) -> None:
         super().__init__()
         self.shape = tuple(shape)
@@ -63,7 +64,9 @@ class LatentDenoiser(nn.Module):
         self.context = ContextEncoder(time_mlp, condition_mlp)
         self.first = nn.Linear(math.prod(shape), width)
         self.last = nn.Linear(width, math.prod(shape))
-        self.blocks = nn.ModuleList(ModulatedBlock(width, context_dim) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            ModulatedBlock(width, context_dim, block_dropout) for _ in range(depth)
+        )
 
     def forward(
         self,

@@ -18,13 +18,13 @@ from torch import nn
 from ..core import derive_seed
 from ..data import IMAGE_SIZE, BrainDataset
 from ..embeddings import EmbeddingPipeline, fit_embedding_pipeline
-from .autoencoder import small_autoencoder
+from .autoencoder import make_autoencoder
 from .base import FitOptions, store_params
 from .capabilities import HasCeiling, PredictsClasses, SamplesImages
 from .denoiser import LatentDenoiser
 from .fixed_bases import FixedBases
 from .layers import on_device_of
-from .ldm import Digit69LDM, LatentDiffusionReconstructor
+from .ldm import DRAW_CONTROLS, Digit69LDM, TrainsLatentDiffusion
 from digit69.models.pattern_generator import (
     PatternGenerator,
     binary_pattern,
@@ -33,7 +33,7 @@ from digit69.models.pattern_generator import (
     pattern_to_condition,
 )
 from .registry import register
-from .schedulers import SAMPLER_CONTROLS, latent_schedule
+from .schedulers import latent_schedule
 from ..pair_sampling import rows_of_other_stimuli
 from ..patterns import N_BLOCKS, detect_block_patterns, render_blocks
 from ..splits import grouped_folds, validation_rows
@@ -111,7 +111,7 @@ TWO_STAGE_PRESETS = {
 }
 
 # %% ../../nbs/590_models.two_stage.ipynb #8f27536c
-class TwoStageParams(LatentDiffusionReconstructor):
+class TwoStageParams(TrainsLatentDiffusion):
     """Hyper-parameters of `TwoStageReconstructor`."""
 
     def __init__(
@@ -125,15 +125,18 @@ class TwoStageParams(LatentDiffusionReconstructor):
         lr: float = 1e-3,  # largest learning rate, of both
         hidden: int = 512,  # width of the pattern generator
         n_splits: int = 3,  # folds over stimuli in which generators are cross-fitted
-        autoencoder_steps: int = 250,
+        autoencoder: str = "linear",  # or convolutional
+        autoencoder_steps: int = 250,  # of training, if it is convolutional
         width: int = 256,  # of the denoiser
         depth: int = 2,  # blocks of the denoiser
         measured_fraction: float = 0.2,  # of a batch of stage one; the rest is simulated
         n_augmented: int = 10_000,  # images that the autoencoder and the denoiser learn from
-        num_inference_steps: int = 2,  # of a sample
-        scheduler: str = "ddim",  # ddpm, ddim, dpm++ or unipc
         guidance_scale: float = 1.0,  # 1: none
         n_samples: int = 16,  # samples that `reconstruct` averages
+        num_inference_steps: int = 2,  # of each of these
+        scheduler: str = "ddim",  # of these: ddpm, ddim, dpm++ or unipc
+        sample_steps: int = 10,  # of `sample`
+        sample_scheduler: str = "dpm++",  # of `sample`
     ) -> None:
         store_params(self, locals())
 
@@ -192,7 +195,7 @@ class ImageStage(PatternStage):
         every = max(1, len(learnt) // self.n_augmented)
         augmented = torch.as_tensor(pipeline.augmented_images_)[learnt[::every]] / 255
         validation_images = torch.as_tensor(np.array(pipeline.images_[validation_idx]))
-        self._train_autoencoder(ldm, augmented, validation_images, options)
+        self._fit_autoencoder(ldm, augmented, validation_images, options)
 
         decoded = torch.as_tensor(
             self.cross_fitted_patterns_ > float(module.generator.threshold)
@@ -257,7 +260,8 @@ class TwoStageFiles(TwoStageFitting):
     def _module(self) -> TwoStage:
         generator = self._generator()
         denoiser = LatentDenoiser(condition_dim=self.size_**2, width=self.width, depth=self.depth)
-        return TwoStage(generator, Digit69LDM(denoiser, small_autoencoder(), latent_schedule()))
+        autoencoder = make_autoencoder(self.autoencoder)
+        return TwoStage(generator, Digit69LDM(denoiser, autoencoder, latent_schedule()))
 
     def _facts(self) -> dict:
         local = self.local_decoders_._facts()
@@ -322,7 +326,7 @@ class TwoStageOutputs(TwoStageFiles):
     order=24,
     presets=TWO_STAGE_PRESETS,
     stages="voxels -> embedding (and local decoders) -> on/off pattern -> image",
-    tunable=SAMPLER_CONTROLS,
+    tunable=DRAW_CONTROLS,
     in_bench=False,
     uses_prior=True,
 )
@@ -334,16 +338,15 @@ class TwoStageReconstructor(TwoStageOutputs, SamplesImages, PredictsClasses, Has
     grids = "two_stage"
     ceiling_name = "round trip through the autoencoder of its second stage"
 
-    def _sample_images(self, fmri, n_samples, seed, shared) -> np.ndarray:
-        conditions = pattern_to_condition(torch.as_tensor(self.patterns(fmri)).float())
-        return self._sample_ldm(self.module_.ldm, conditions, n_samples, seed, shared).numpy()
+    def _conditions(self, fmri: np.ndarray) -> torch.Tensor:
+        return pattern_to_condition(torch.as_tensor(self.patterns(fmri)).float())
 
     def _reconstruct(self, fmri: np.ndarray) -> np.ndarray:
-        return self._sample_images(fmri, self.n_samples, self.seed, shared=True).mean(1)
+        return self._mean_of_samples(self.module_.ldm, self._conditions(fmri)).numpy()
 
     def sample(self, fmri: np.ndarray, n_samples: int = 16, seed: int = 0) -> np.ndarray:
-        samples = self._sample_images(self._checked(fmri), n_samples, seed, shared=False)
-        return np.clip(samples, 0, 1).astype(np.float32)
+        conditions = self._conditions(self._checked(fmri))
+        return self._draw(self.module_.ldm, conditions, n_samples, seed).numpy()
 
     def class_probabilities(self, fmri: np.ndarray) -> dict[int, np.ndarray]:
         _, class_logits = self._pattern_logits(fmri)
