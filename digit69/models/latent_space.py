@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .autoencoder import decode_latents, encode_latents, round_trip
+from .autoencoder import decode_latents, encode_latents
 from .cross_attention import as_denoiser
 from .schedulers import latent_schedule
 
