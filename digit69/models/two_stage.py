@@ -135,7 +135,7 @@ class TwoStageParams(TrainsLatentDiffusion):
         n_samples: int = 16,  # samples that `reconstruct` averages
         num_inference_steps: int = 2,  # of each of these
         scheduler: str = "ddim",  # of these: ddpm, ddim, dpm++ or unipc
-        sample_steps: int = 10,  # of `sample`
+        sample_steps: int = 6,  # of `sample`
         sample_scheduler: str = "dpm++",  # of `sample`
     ) -> None:
         store_params(self, locals())
