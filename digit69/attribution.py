@@ -23,6 +23,7 @@ from .encoding import EncodingModel
 from .models.base import FitOptions, Reconstructor
 from .models.capabilities import HasLinearReadout
 from .models.registry import get_model_spec
+from .models.settings import ModelParams
 from .plots import PALETTE, house_style
 from .prior_choice import PriorImages, outside_of
 from .splits import default_protocol
@@ -214,9 +215,10 @@ def voxel_importance(
     n_jobs: int = 1,
     scheduler: str | None = None,
     outside: PriorImages | None = None,  # images from outside, by prior
+    params: ModelParams | None = None,  # hyper-parameters set from outside, by model
 ) -> dict:
     """Importance of voxels for each linear read-out, its stability, and its agreement with encoding R2."""
-    folds = CheckConfig(default_protocol(data), n_splits, preset, seed, outside or {})
+    folds = CheckConfig(default_protocol(data), n_splits, preset, seed, outside or {}, params)
     halves = replace(folds, n_splits=2)
     r2 = EncodingModel(seed=seed).fit(data).r2_
     result = {
@@ -271,6 +273,7 @@ def readout_components_figure(
     seed: int = 0,
     n_components: int = 5,
     outside: PriorImages | None = None,  # images from outside, by prior
+    params: ModelParams | None = None,  # hyper-parameters set from outside, by model
 ) -> Figure:
     """What the leading components of each model's read-out look like in the stimuli."""
     with house_style():
@@ -279,7 +282,7 @@ def readout_components_figure(
         axes = fig.subplots(len(models), n_components, squeeze=False)
         for row, name in zip(axes, models):
             options = FitOptions(outside=outside_of(name, outside))
-            model = make_fast_variant(name, preset, seed).fit(data, options=options)
+            model = make_fast_variant(name, preset, seed, params).fit(data, options=options)
             images = readout_images(data, model, n_components)
             row[0].set_ylabel(name, rotation=0, ha="right", va="center")
             for ax in row[len(images) :]:

@@ -32,6 +32,7 @@ from .metrics import compute_metrics
 from .models.base import FitOptions, Reconstructor
 from .models.capabilities import HasPointEstimates
 from .models.registry import available_models, get_model_spec, make_model
+from .models.settings import ModelParams, flatten_settings, params_of
 from .parallel import run_parallel
 from .plots import save_figure
 from .prior_choice import PriorImages, needed_outside, outside_of, prior_records
@@ -204,9 +205,10 @@ def fit_and_measure(
     folder: Path,
     thorough: bool,
     outside: PriorImages | None = None,
+    params: ModelParams | None = None,
 ) -> list[dict]:
     """Fit, save, time and score one entry; saved files go to `folder`."""
-    model = make_model(name, preset, seed)
+    model = make_model(name, preset, seed, **params_of(name, params))
     options = FitOptions(outside=outside_of(name, outside))
     fit_seconds = time_call(lambda: model.fit(split.train, options=options))
     size = folder_bytes(Path(model.save(folder / name)))
@@ -228,6 +230,7 @@ def measure_model(
     folder: Path,
     thorough: bool = False,
     outside: PriorImages | None = None,
+    params: ModelParams | None = None,
 ) -> list[dict]:
     """Lines of the table for one model or for the matrix product; called in a fresh process."""
     set_threads(1)
@@ -235,7 +238,7 @@ def measure_model(
     if name == MATRIX_PRODUCT:
         lines = measure_matrix_product(split.test)
     else:
-        lines = fit_and_measure(name, split, preset, seed, folder, thorough, outside)
+        lines = fit_and_measure(name, split, preset, seed, folder, thorough, outside, params)
     return [{**line, "peak_mib": peak_memory_mib()} for line in lines]
 
 # %% ../nbs/635_bench.ipynb #0f12d8d5
@@ -351,6 +354,7 @@ def run_bench(
     seed: int = 0,
     thorough: bool = False,
     outside: PriorImages | None = None,
+    params: ModelParams | None = None,
 ) -> pd.DataFrame:
     """Measure models one after the other, each in a fresh process, and write what was measured.
 
@@ -362,6 +366,7 @@ def run_bench(
     preset, seed : of the models
     thorough : run a thousand DDPM steps of large networks too, instead of scaling a few
     outside : images from outside, by prior, for entries NAME+PRIOR
+    params : hyper-parameters set from outside, by model
 
     Returns
     -------
@@ -371,9 +376,9 @@ def run_bench(
     models = default_models() if models is None else models
     lines = []
     for name in progress(models, "bench", total=len(models)):
-        options = (preset, seed, out / "models", thorough, needed_outside([name], outside))
-        lines += measure_in_fresh_process(name, split, *options)
+        options = (out / "models", thorough, needed_outside([name], outside), params)
+        lines += measure_in_fresh_process(name, split, preset, seed, *options)
     table = make_table(lines)
-    machine = describe_bench(split, preset, seed) | {"prior": prior_records(outside)}
-    save_bench(table, machine, out)
+    facts = {"prior": prior_records(outside), "set": flatten_settings(params)}
+    save_bench(table, describe_bench(split, preset, seed) | facts, out)
     return table

@@ -15,6 +15,7 @@ from .intervals import bootstrap_interval
 from .metrics import METRICS, compute_metrics
 from .models.base import FitOptions
 from .models.registry import get_model_spec, make_model
+from .models.settings import params_of
 from .pixel_metrics import correlation_matrix, pcc
 from .prior_choice import outside_of
 from .quality_rows import participation_ratio
@@ -129,7 +130,8 @@ def score_ceiling(name: str, data: BrainDataset, config: CheckConfig) -> dict:
     split = config.folds(data)[0]
     irrelevant = getattr(get_model_spec(name).estimator, "irrelevant_to_ceiling", {})
     options = FitOptions(outside=outside_of(name, config.outside))
-    model = make_model(name, config.preset, config.seed, **irrelevant)
+    settings = params_of(name, config.params) | irrelevant
+    model = make_model(name, config.preset, config.seed, **settings)
     model.fit(split.train, options=options)
     best = model.ceiling(split.train, split.test)
     scores = {"what": model.ceiling_name, "rows": split.test.n}

@@ -28,6 +28,7 @@ from .files import sha256, write_json, write_npz
 from .intervals import bootstrap_interval
 from .metrics import METRICS
 from .models.registry import make_model
+from .models.settings import ModelParams, params_of
 from .parallel import run_parallel
 from .prior_choice import PriorImages, needed_outside, outside_of
 from digit69.scoring import (
@@ -49,9 +50,11 @@ def _fingerprint_hash(
     preset: str,
     seed: int,
     outside: PriorImages | None = None,
+    params: ModelParams | None = None,
 ) -> str:
     """One word for what the result of an entry on a fold depends on."""
-    marks = fingerprint(make_model(name, preset, seed), fold, outside_of(name, outside))
+    model = make_model(name, preset, seed, **params_of(name, params))
+    marks = fingerprint(model, fold, outside_of(name, outside))
     return sha256(repr(marks).encode())
 
 # %% ../nbs/620_crossval.ipynb #490820e8
@@ -86,6 +89,7 @@ def fit_fold(
     seed: int,
     files: list[Path] | None = None,
     outside: PriorImages | None = None,
+    params: ModelParams | None = None,
 ) -> dict[str, dict | str]:
     """Models on one fold: {name: the arrays of its fold file, or why it cannot learn from this train set}.
 
@@ -93,11 +97,11 @@ def fit_fold(
     outcomes = {}
     for i, name in enumerate(names):
         try:
-            result = fit_and_reconstruct(name, fold, preset, seed, outside=outside)
+            result = fit_and_reconstruct(name, fold, preset, seed, outside=outside, params=params)
         except (DataError, ModelError) as error:
             outcomes[name] = str(error)
             continue
-        mark = _fingerprint_hash(name, fold, preset, seed, outside)
+        mark = _fingerprint_hash(name, fold, preset, seed, outside, params)
         arrays = _fold_arrays(result, fold, mark, seed)
         if files:
             write_npz(files[i], **arrays)
@@ -114,13 +118,14 @@ def missing_models(
     preset: str,
     seed: int,
     outside: PriorImages | None = None,
+    params: ModelParams | None = None,
 ) -> list[str]:
     """Models that shall be fitted on a fold and whose result is not there."""
     missing = []
     for name in names:
         if number >= len(files[name]):
             continue
-        mark = _fingerprint_hash(name, fold, preset, seed, outside)
+        mark = _fingerprint_hash(name, fold, preset, seed, outside, params)
         if not _is_cached(files[name][number], mark):
             missing.append(name)
     return missing
@@ -137,17 +142,18 @@ def run_folds(
     n_jobs: int = 1,
     scheduler: str | None = None,
     outside: PriorImages | None = None,
+    params: ModelParams | None = None,
 ) -> dict[str, str]:
     """Fit all models on their folds and keep each fold file; returns {name: why it was left out}.
 
     What is there already is not computed again."""
     tasks, fold_numbers = [], []
     for number, fold in enumerate(folds):
-        missing = missing_models(names, number, fold, files, preset, seed, outside)
+        missing = missing_models(names, number, fold, files, preset, seed, outside, params)
         if missing:
             own_files = None if scheduler else [files[name][number] for name in missing]
             images = needed_outside(missing, outside)
-            tasks.append((fit_fold, missing, fold, preset, seed, own_files, images))
+            tasks.append((fit_fold, missing, fold, preset, seed, own_files, images, params))
             fold_numbers.append(number)
     failed = {}
     for task, outcomes in progress(
@@ -308,13 +314,15 @@ def cross_validate(
     scheduler: str | None = None,  # address of a Dask scheduler, used in place of local processes
     once: tuple[str, ...] = (),  # expensive models, for which the first repeat is enough
     outside: PriorImages | None = None,  # images from outside, by prior
+    params: ModelParams | None = None,  # hyper-parameters set from outside, by model
 ) -> dict:
     """Cross-validate `models` and the baselines; returns what metrics.json holds."""
     out = Path(out)
     names, skipped = add_baselines(models, data)
     folds = make_folds(data, protocol, n_splits, n_repeats, seed)
     plan = plan_folds(data, names, out, folds, n_repeats, once)
-    failed = run_folds(names, folds, plan.files, preset, seed, n_jobs, scheduler, outside)
+    options = (preset, seed, n_jobs, scheduler, outside, params)
+    failed = run_folds(names, folds, plan.files, *options)
     left_out = skipped | failed
     if all(name in left_out for name in models):
         raise ModelError("; ".join(f"{name} {left_out[name]}" for name in models))

@@ -32,6 +32,7 @@ from .learning_curve import learning_figure
 from .model_ceiling import score_model_ceiling
 from .models.capabilities import HasCeiling
 from .models.registry import get_model_spec
+from .models.settings import ModelParams
 from .permutation import label_permutation_tests, null_figure
 from .prior_choice import PriorImages
 from .runs import Run, load_run
@@ -90,12 +91,13 @@ def run_diagnostics(
     n_jobs: int = 1,
     scheduler: str | None = None,
     outside: PriorImages | None = None,  # images from outside, by prior
+    params: ModelParams | None = None,  # hyper-parameters set from outside, by model
 ) -> dict:
     """Everything that `rigour.json` says of a cross-validated run, and the file itself."""
     out = Path(out)
     run = load_run(out)
     models = fitted_models(run)
-    config = CheckConfig(default_protocol(data), n_splits, preset, seed, outside or {})
+    config = CheckConfig(default_protocol(data), n_splits, preset, seed, outside or {}, params)
     where = {"n_jobs": n_jobs, "scheduler": scheduler}
     ceilings = run_tasks(
         ceiling_tasks(models, data, config, out / "ceilings"), "ceilings", **where
@@ -115,7 +117,7 @@ def run_diagnostics(
         "dealt": label_permutation_tests(run, seed),
         "components": component_recovery(run.targets, run.reconstructions),
         "carriers": voxel_importance(
-            data, models, out, n_splits, preset, seed, **where, outside=outside
+            data, models, out, n_splits, preset, seed, **where, outside=outside, params=params
         ),
     }
     return read_json(write_json(out / "rigour.json", result))

@@ -24,6 +24,7 @@ from .files import read_json, sha256, write_json, write_npz
 from .models.base import FitOptions, Reconstructor
 from .models.capabilities import HasPointEstimates, SamplesImages, TrainsInSteps
 from .models.registry import baseline_models, make_model
+from .models.settings import ModelParams, params_of
 from .outside_images import OutsideImages
 from .parallel import run_parallel
 from .prior_choice import PriorImages, needed_outside, outside_of
@@ -128,9 +129,11 @@ def fit_and_reconstruct(
     seed: int = 0,
     checkpoint_dir: Path | None = None,  # where models that train in steps keep checkpoints
     outside: PriorImages | None = None,  # images from outside, by prior
+    params: ModelParams | None = None,  # hyper-parameters set from outside, by model
 ) -> FitResult:
     """Fit an entry on train and reconstruct the test rows; a model that leaks is a `ModelError`."""
-    model, images = make_model(name, preset, seed), outside_of(name, outside)
+    model = make_model(name, preset, seed, **params_of(name, params))
+    images = outside_of(name, outside)
     check_outside(name, images, split)
     exclude = ExclusionList(stimuli_not_in_train(split))
     options = FitOptions(exclude=exclude, outside=images, checkpoint_dir=checkpoint_dir)
@@ -256,19 +259,22 @@ def run_model(
     resume: bool = False,
     n_threads: int = 1,  # of torch; linear algebra has one
     outside: PriorImages | None = None,  # images from outside, by prior
+    params: ModelParams | None = None,  # hyper-parameters set from outside, by model
 ) -> dict:
     """Fit, save and apply one entry inside a run folder; returns its costs. `fit.json` comes last."""
     set_threads(1)
     torch.set_num_threads(n_threads)
     folder = out / "models" / name
     images = outside_of(name, outside)
-    marks = fingerprint(make_model(name, preset, seed), split, images)
+    model = make_model(name, preset, seed, **params_of(name, params))
+    marks = fingerprint(model, split, images)
     if resume and _is_finished(out, name, marks):
         log(f"{name}: already there, not fitted again")
         return read_json(folder / "fit.json")
     if not resume or not _began_alike(folder / "training", marks):
         remove_checkpoints(folder)
-    result = fit_and_reconstruct(name, split, preset, seed, folder / "training", outside)
+    sources = folder / "training", outside, params
+    result = fit_and_reconstruct(name, split, preset, seed, *sources)
     costs = write_model(result, split, out, seed)
     write_json(folder / "fit.json", {"fingerprint": marks, **costs})
     return costs
@@ -294,6 +300,7 @@ def run_models(
     allow_overlap: bool = False,
     n_jobs: int = 1,  # models fitted at the same time
     outside: PriorImages | None = None,  # images from outside, by prior
+    params: ModelParams | None = None,  # hyper-parameters set from outside, by model
 ) -> dict:
     """Fit, reconstruct and score `models` and the baselines on a split; returns what metrics.json holds.
 
@@ -307,7 +314,8 @@ def run_models(
     options = (preset, seed, resume, n_threads)
     tasks = []
     for name in names:
-        tasks.append((run_model, name, split, out, *options, needed_outside([name], outside)))
+        images = needed_outside([name], outside)
+        tasks.append((run_model, name, split, out, *options, images, params))
     finished = progress(run_parallel(n_jobs, tasks), "models", total=len(names))
     costs = {names[number]: model_costs for number, model_costs in finished}
     entries = {}

@@ -28,6 +28,7 @@ from .model_card import model_card
 from .models.capabilities import HasLinearReadout
 from .models.embedding_based import EmbeddingReconstructor
 from .models.registry import get_model_spec, make_model, split_entry
+from .models.settings import ModelParams, check_settings_used, flatten_settings, params_of
 from .permutation import permutation_null
 from .plots import save_figure
 from .prior_choice import PriorImages, entries_of, prior_records
@@ -62,9 +63,11 @@ def write_training_figures(out: Path, models: list[str]) -> None:
             temporary.write_bytes(grid.read_bytes())
 
 # %% ../nbs/730_experiment.ipynb #84f7bf32
-def embedding_presets(models: list[str], preset: str) -> list[str]:
+def embedding_presets(
+    models: list[str], preset: str, params: ModelParams | None = None
+) -> list[str]:
     "The presets of the embedding pipelines that `models` learn from, each once."
-    made = [make_model(name, preset) for name in models]
+    made = [make_model(name, preset, **params_of(name, params)) for name in models]
     return sorted(
         {model.embedding_preset for model in made if isinstance(model, EmbeddingReconstructor)}
     )
@@ -90,6 +93,7 @@ def write_embedding_files(
     preset: str,
     seed: int,
     outside: PriorImages | None = None,
+    params: ModelParams | None = None,
 ) -> None:
     """The embeddings that `models` learnt from, in the promised files, and the picture of their alignment.
 
@@ -98,7 +102,7 @@ def write_embedding_files(
     for number, prior in enumerate(embedding_priors(models)):
         subfolder, ending = (prior, f"_{prior}") if number else ("", "")
         images = (outside or {}).get(prior)
-        for embedding_preset in embedding_presets(models, preset):
+        for embedding_preset in embedding_presets(models, preset, params):
             options = {"preset": embedding_preset, "seed": seed, "name": name}
             folder = out / "embeddings" / subfolder
             data = converter.convert(split, folder, **options, outside=images)
@@ -119,11 +123,14 @@ def write_readout_figure(
     preset: str,
     seed: int,
     outside: PriorImages | None = None,
+    params: ModelParams | None = None,
 ) -> None:
     "figures/components.png: the leading components of every linear read-out."
     models = readout_models(names)
     if models:
-        figure = readout_components_figure(data, models, preset, seed, outside=outside)
+        figure = readout_components_figure(
+            data, models, preset, seed, outside=outside, params=params
+        )
         save_figure(figure, out / "figures" / "components.png")
 
 # %% ../nbs/730_experiment.ipynb #262d016d
@@ -168,19 +175,24 @@ def run_experiment(
     allow_overlap: bool = False,  # accept test stimuli that occur in train
     n_jobs: int = 1,  # models fitted at the same time
     outside: PriorImages | None = None,  # images from outside, by prior
+    params: ModelParams | None = None,  # hyper-parameters set from outside, by model
     **facts,  # further entries of the manifest
 ) -> Run:
     "Audit -> fit -> reconstruct -> score -> figures -> HTML report, in one run folder."
     check_train_test_overlap(split, allow_overlap)
-    add_baselines(models, split.train)  # what cannot be done is said before a folder is made
-    out = init_run_dir(out, command="run", data=split.digest, seed=seed, preset=preset)
+    # what cannot be done is said before a folder is made
+    names, skipped = add_baselines(models, split.train)
+    check_settings_used(params, [*names, *skipped])
+    identity = {"seed": seed, "preset": preset, "set": flatten_settings(params)}
+    out = init_run_dir(out, command="run", data=split.digest, **identity)
     with stopwatch() as seconds:
         for finding in write_audit(split, out, seed).leaks:
             log(f"audit: {finding.text}")
-        run_models(split, models, out, preset, seed, resume, allow_overlap, n_jobs, outside)
-        write_embedding_files(split, out, models, preset, seed, outside)
+        options = (resume, allow_overlap, n_jobs, outside, params)
+        run_models(split, models, out, preset, seed, *options)
+        write_embedding_files(split, out, models, preset, seed, outside, params)
         write_training_figures(out, models)
-    settings = {"command": "run", "seed": seed, "preset": preset, "models": models}
+    settings = {"command": "run", "models": models, **identity}
     settings["prior"] = prior_records(outside)
     return write_report(
         out, {**settings, "data": split.provenance, "seconds": seconds(), **facts}
@@ -200,7 +212,7 @@ def run_checks(
     out: Path,
     null: int,
     learning: bool,
-    options: dict,  # preset, seed, outside, and where tasks run
+    options: dict,  # preset, seed, outside, params, and where tasks run
     leave: tuple[str, ...] = (),
 ) -> None:
     "The checks of a cross-validated run: null and learning curve where asked for, diagnostics always."
@@ -209,7 +221,7 @@ def run_checks(
     if learning:
         learning_curve(data, names, out, **options, leave=leave)
     run_diagnostics(data, out, **options)
-    fit = {key: options[key] for key in ("preset", "seed", "outside")}
+    fit = {key: options[key] for key in ("preset", "seed", "outside", "params")}
     write_readout_figure(data, names, out, **fit)
 
 # %% ../nbs/730_experiment.ipynb #0c3e0f12
@@ -228,22 +240,28 @@ def run_crossval_experiment(
     learning: bool = False,  # quality against the number of training rows
     once: tuple[str, ...] = (),  # expensive models, see above
     outside: PriorImages | None = None,  # images from outside, by prior
+    params: ModelParams | None = None,  # hyper-parameters set from outside, by model
     **facts,  # further entries of the manifest
 ) -> Run:
     "Cross-validate -> audit -> checks -> figures -> HTML report, in one run folder; finished parts are kept."
     folds = make_folds(data, protocol, n_splits, n_repeats, seed)
     check_once(models, once)
     once = entries_of(once, models)
-    names, _ = add_baselines(models, data)  # what cannot be done is said before a folder is made
+    # what cannot be done is said before a folder is made
+    names, skipped = add_baselines(models, data)
+    check_settings_used(params, [*names, *skipped])
     identity = {"preset": preset, "protocol": protocol, "folds": n_splits, "repeats": n_repeats}
+    identity["set"] = flatten_settings(params)
     out = init_run_dir(out, command="crossval", data=data.digest, seed=seed, **identity)
     settings = {"preset": preset, "seed": seed}
-    options = {**settings, "n_jobs": n_jobs, "scheduler": scheduler, "outside": outside}
+    options = {**settings, "n_jobs": n_jobs, "scheduler": scheduler}
+    options |= {"outside": outside, "params": params}
     with stopwatch() as seconds:
         cross_validate(data, models, out, protocol, n_splits, n_repeats, **options, once=once)
         write_audit(folds[0], out, seed)
         run_checks(data, names, out, null, learning, options, once)
     settings |= {"command": "crossval", "models": models, "once": list(once)}
+    settings["set"] = identity["set"]
     settings["prior"] = prior_records(outside)
     return write_report(out, {**settings, "seconds": seconds(), **facts})
 

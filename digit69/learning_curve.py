@@ -20,6 +20,7 @@ from .data import BrainDataset
 from .files import read_json, write_json
 from .intervals import Summary
 from .metrics import METRICS
+from .models.settings import ModelParams
 from .permutation import headline_metrics
 from .plots import PALETTE, house_style
 from .prior_choice import PriorImages
@@ -228,11 +229,12 @@ def learning_curve(
     scheduler: str | None = None,
     leave: tuple[str, ...] = (),  # models that are not examined
     outside: PriorImages | None = None,  # images from outside, by prior
+    params: ModelParams | None = None,  # hyper-parameters set from outside, by model
 ) -> dict:
     """Quality against the number of training rows for each model, as written to `learning_curve.json`."""
     out = Path(out)
     n_splits = min(n_splits, len(np.unique(stimulus_ids(data.images))))
-    config = CheckConfig(default_protocol(data), n_splits, preset, seed, outside or {})
+    config = CheckConfig(default_protocol(data), n_splits, preset, seed, outside or {}, params)
     models = [name for name in models if name not in ("mean", *leave)]
     tasks = {m: learning_tasks(m, data, config, out / "learning" / m, n_repeats) for m in models}
     all_tasks = {file: task for by_file in tasks.values() for file, task in by_file.items()}

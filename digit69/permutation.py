@@ -21,6 +21,7 @@ from .core import rng
 from .data import BrainDataset
 from .files import read_json, write_json
 from .metrics import METRICS
+from .models.settings import ModelParams
 from .pixel_metrics import correlation_matrix
 from .plots import PALETTE, house_style
 from .prior_choice import PriorImages
@@ -135,10 +136,11 @@ def permutation_null(
     batch: int = 5,  # permutations in one task
     leave: tuple[str, ...] = (),  # models for which even a subsample costs too much
     outside: PriorImages | None = None,  # images from outside, by prior
+    params: ModelParams | None = None,  # hyper-parameters set from outside, by model
 ) -> dict:
     """Permutation null of each model through its whole pipeline, as written to `null.json`."""
     out = Path(out)
-    config = CheckConfig(default_protocol(data), n_splits, preset, seed, outside or {})
+    config = CheckConfig(default_protocol(data), n_splits, preset, seed, outside or {}, params)
     facts, tasks = {}, {}
     for name in models:
         if name not in (

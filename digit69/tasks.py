@@ -19,6 +19,7 @@ from .files import read_json, sha256, write_json
 from .metrics import METRICS
 from .models.base import FitOptions, Reconstructor
 from .models.registry import get_model_spec, make_model
+from .models.settings import ModelParams, params_of
 from .outside_images import OutsideImages
 from .parallel import run_parallel
 from .prior_choice import outside_of
@@ -35,9 +36,14 @@ def fast_params(name: str) -> dict:
     return get_model_spec(name).fast_params or {}
 
 # %% ../nbs/640_tasks.ipynb #8e31629a
-def make_fast_variant(name: str, preset: str = "quick", seed: int = 0) -> Reconstructor:
-    """The unfitted model that repeated checks fit in place of `name`: itself, or its fast variant."""
-    return make_model(name, preset, seed, **fast_params(name))
+def make_fast_variant(
+    name: str, preset: str = "quick", seed: int = 0, params: ModelParams | None = None
+) -> Reconstructor:
+    """The unfitted model that repeated checks fit in place of `name`: itself, or its fast variant.
+
+    `params`, by model, change it too, except for what makes the variant fast."""
+    settings = params_of(name, params) | fast_params(name)
+    return make_model(name, preset, seed, **settings)
 
 # %% ../nbs/640_tasks.ipynb #be28144f
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class CheckConfig:
     preset: str = "quick"
     seed: int = 0
     outside: dict[str, OutsideImages] = field(default_factory=dict, repr=False)  # by prior
+    params: ModelParams | None = field(default=None, repr=False)  # set from outside, by model
 
     def folds(self, data: BrainDataset) -> list[Split]:
         """The folds of one repeat."""
@@ -57,7 +64,8 @@ class CheckConfig:
     def fit(self, name: str, train: BrainDataset) -> Reconstructor:
         """The fast variant of a model, fitted."""
         options = FitOptions(outside=outside_of(name, self.outside))
-        return make_fast_variant(name, self.preset, self.seed).fit(train, options=options)
+        model = make_fast_variant(name, self.preset, self.seed, self.params)
+        return model.fit(train, options=options)
 
 # %% ../nbs/640_tasks.ipynb #ce2e7775
 def describe_argument(argument: object, name: str) -> str:
@@ -66,8 +74,13 @@ def describe_argument(argument: object, name: str) -> str:
         return argument.digest
     if not isinstance(argument, CheckConfig):
         return repr(argument)
-    images = outside_of(name, argument.outside)
-    return repr(argument) if images is None else f"{argument!r} {images.digest}"
+    images, params = outside_of(name, argument.outside), params_of(name, argument.params)
+    parts = [repr(argument)]
+    if images is not None:
+        parts.append(images.digest)
+    if params:
+        parts.append(repr(sorted(params.items())))
+    return " ".join(parts)
 
 # %% ../nbs/640_tasks.ipynb #5c221434
 def at_least_as_good(metric: str, scores: np.ndarray, reference: float) -> np.ndarray:

@@ -15,6 +15,7 @@ from .files import write_json
 from .manifest import build_manifest, init_run_dir
 from .models.base import FitOptions, Reconstructor, load_model
 from .models.registry import make_model
+from .models.settings import check_params, flatten_settings
 from .outside_images import OutsideImages
 from .prior_choice import PriorImages, needed_outside, outside_of, prior_records
 
@@ -41,7 +42,12 @@ def fit_and_save(
 
 # %% ../nbs/732_training_run.ipynb #44ae89fa
 def describe_training(
-    split: Split, name: str, preset: str, seed: int, outside: OutsideImages | None
+    split: Split,
+    name: str,
+    preset: str,
+    seed: int,
+    outside: OutsideImages | None,
+    params: dict | None = None,
 ) -> dict:
     "What makes two trainings the same."
     identity = {
@@ -50,6 +56,7 @@ def describe_training(
         "model": name,
         "preset": preset,
         "seed": seed,
+        "set": flatten_settings({name: params or {}}),
     }
     return identity if outside is None else {**identity, "outside": outside.digest}
 
@@ -63,6 +70,7 @@ def train_to_folder(
     resume: bool = False,
     device: str = "cpu",
     outside: PriorImages | None = None,
+    params: dict | None = None,
 ) -> Reconstructor:
     """Fit the entry called `name` on the training rows of `split` and save it in `out`, beside a manifest.
 
@@ -71,6 +79,7 @@ def train_to_folder(
     resume : keep a finished model of the same settings, and go on from checkpoints
     device : what to write in the manifest; where torch computes is the model's `device`
     outside : images from outside, by prior, for an entry NAME+PRIOR
+    params : hyper-parameters that override those of the preset, as in {"optim_steps": 800}
 
     Returns
     -------
@@ -78,11 +87,12 @@ def train_to_folder(
 
     Raises
     ------
-    DataError : the data lack what the model needs; OutputError : the folder holds something else"""
-    model, images = make_model(name, preset, seed), outside_of(name, outside)
+    ModelError, DataError : model or data lack what is asked for; OutputError : the folder is another's"""
+    params, images = check_params(name, params or {}), outside_of(name, outside)
+    model = make_model(name, preset, seed, **params)
     for key in model.needs:
         split.train.require(key, name)
-    identity = describe_training(split, name, preset, seed, images)
+    identity = describe_training(split, name, preset, seed, images, params)
     init_run_dir(out, **identity)
     if resume and is_saved(model, out, images):
         log(f"{name}: already there, not fitted again")
