@@ -26,10 +26,12 @@ from digit69.cli_options import (
     Quiet,
     Resume,
     Seed,
+    Settings,
     Size,
     choose_one_prior,
     describe_rows,
     folder_size,
+    parse_params,
     print_facts,
     setup_process,
 )
@@ -51,6 +53,7 @@ def train(
     preset: Size = Preset.quick,
     prior: Prior = "auto",
     prior_size: PriorSize = None,
+    settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
     resume: Resume = False,
@@ -61,19 +64,24 @@ def train(
     \b
     Examples:
       digit69 train --data auto --model ridge --out runs/ridge
-      digit69 train --data my.mat --model ldm --preset quick --resume --out runs/ldm"""
+      digit69 train --data my.mat --model ldm --preset quick --resume --out runs/ldm
+      digit69 train --model ldm --set ldm.optim_steps=2000 --out runs/longer"""
     device = setup_process(be_quiet, device)
     from digit69.datasets import load_dataset
+    from digit69.models.settings import check_settings_used, params_of
     from digit69.training_run import train_to_folder
 
+    params = parse_params(settings)
     use_all_cores()
     split = load_dataset(data)
     entry, outside = choose_one_prior(model, prior, split, prior_size)
-    options = (preset.value, seed, resume, device, outside)
+    check_settings_used(params, [entry])
+    options = (preset.value, seed, resume, device, outside, params_of(entry, params))
     fitted = train_to_folder(split, entry, out, *options)
     print_facts(
         model=entry,
         learnt_from=describe_rows(split.train),
+        settings=" ".join(settings or []) or None,
         images_from_outside=sum(len(images.images) for images in outside.values()) or None,
         parameters=fitted.n_parameters,
         size=folder_size(out),

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['Protocol', 'Folds', 'Repeats', 'Null', 'LearningCurve', 'Once', 'BenchModels', 'Thorough', 'Reconstructions',
-           'MoreFiles', 'RunFolders', 'GridFile', 'run', 'choose_protocol', 'crossval', 'bench', 'evaluate', 'report',
-           'batch']
+           'MoreFiles', 'RunFolders', 'GridFile', 'run', 'crossval', 'bench', 'evaluate', 'report', 'batch']
 
 # %% ../nbs/810_cli_runs.ipynb #404ab205
 from pathlib import Path
@@ -29,16 +28,17 @@ from digit69.cli_options import (
     Resume,
     Scheduler,
     Seed,
+    Settings,
     Size,
     complete_models,
     parse_models,
+    parse_params,
     print_comparison,
     print_run,
     resolve_scheduler,
     setup_process,
     split_names,
 )
-from .data import BrainDataset
 
 # %% ../nbs/810_cli_runs.ipynb #614ff869
 def run(
@@ -48,6 +48,7 @@ def run(
     out: Out = Path("runs/last"),
     prior: Prior = "auto",
     prior_size: PriorSize = None,
+    settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
     n_jobs: Jobs = 1,
@@ -62,16 +63,17 @@ def run(
       digit69 run --out runs/first
       digit69 run --data auto --models mean,class_mean,ridge --out runs/first
       digit69 run --models ridge,posterior --prior own,mnist --out runs/priors
+      digit69 run --models ldm --set ldm.optim_steps=2000 --set ldm.lr=5e-4 --out runs/longer
       digit69 run --data my.mat --models all --jobs 2 --resume --out runs/all"""
     device = setup_process(be_quiet, device)
     from digit69.datasets import load_dataset
     from digit69.experiment import run_experiment
     from digit69.prior_choice import choose_priors
 
-    names = parse_models(models)
+    names, params = parse_models(models), parse_params(settings)
     split = load_dataset(data)
     choice = choose_priors(names, prior, split, prior_size)
-    options = (preset.value, seed, resume, allow_overlap, n_jobs, choice.outside)
+    options = (preset.value, seed, resume, allow_overlap, n_jobs, choice.outside, params)
     print_run(run_experiment(split, choice.entries, out, *options, device=device))
 
 # %% ../nbs/810_cli_runs.ipynb #b5cf1fa6
@@ -122,18 +124,6 @@ Once = Annotated[
     ),
 ]
 
-# %% ../nbs/810_cli_runs.ipynb #864b835d
-def choose_protocol(rows: BrainDataset, protocol: str, n_splits: int | None) -> tuple[str, int]:
-    "The protocol and the number of folds, where the user left them to us."
-    from digit69.splits import default_protocol, stimulus_ids
-
-    if protocol == "auto":
-        protocol = default_protocol(rows)
-    if n_splits is None:
-        n_stimuli = len(set(stimulus_ids(rows.images)))
-        n_splits = n_stimuli if protocol == "leave-stimulus-out" else 10
-    return protocol, n_splits
-
 # %% ../nbs/810_cli_runs.ipynb #4dccc8bd
 def crossval(
     data: Data = "auto",
@@ -148,6 +138,7 @@ def crossval(
     preset: Size = Preset.quick,
     prior: Prior = "auto",
     prior_size: PriorSize = None,
+    settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
     n_jobs: Jobs = 1,
@@ -155,9 +146,7 @@ def crossval(
     scheduler: Scheduler = None,
     be_quiet: Quiet = False,
 ) -> None:
-    """Cross-validate over all rows whose stimulus is known.
-
-    Finished folds are kept, so a killed command continues.
+    """Cross-validate over all rows whose stimulus is known; a killed command goes on with its folds.
 
     \b
     Examples:
@@ -170,13 +159,13 @@ def crossval(
     from digit69.experiment import run_crossval_experiment
     from digit69.prior_choice import choose_priors
 
-    names = parse_models(models)
+    names, params = parse_models(models), parse_params(settings)
     where = {"n_jobs": n_jobs, "scheduler": resolve_scheduler(engine, scheduler)}
     rows = load_dataset(data).pooled()
     choice = choose_priors(names, prior, rows, prior_size)
-    fit = (*choose_protocol(rows, protocol, n_splits), n_repeats, preset.value, seed)
+    fit = (protocol, n_splits, n_repeats, preset.value, seed)
     checks = {"null": null, "learning": learning, "once": tuple(split_names(once))}
-    options = {**where, **checks, "outside": choice.outside, "device": device}
+    options = {**where, **checks, "outside": choice.outside, "params": params, "device": device}
     print_run(run_crossval_experiment(rows, choice.entries, out, *fit, **options))
 
 # %% ../nbs/810_cli_runs.ipynb #f161c00c
@@ -205,6 +194,7 @@ def bench(
     models: BenchModels = "",
     preset: Size = Preset.quick,
     prior: Prior = "auto",
+    settings: Settings = None,
     thorough: Thorough = False,
     seed: Seed = 0,
     be_quiet: Quiet = False,
@@ -219,8 +209,10 @@ def bench(
     from digit69.bench import MATRIX_PRODUCT, bench_text, default_models, run_bench
     from digit69.datasets import load_dataset
     from digit69.manifest import init_run_dir
+    from digit69.models.settings import check_settings_used, flatten_settings
     from digit69.prior_choice import PriorChoice, choose_priors
 
+    params = parse_params(settings)
     names = split_names(models) or default_models()
     no_models = [name for name in names if name == MATRIX_PRODUCT]
     chosen = [name for name in names if name != MATRIX_PRODUCT]
@@ -229,8 +221,10 @@ def bench(
     if chosen:
         choice = choose_priors(parse_models(",".join(chosen)), prior, split)
     entries = (*no_models, *choice.entries)
-    init_run_dir(out, command="bench", data=split.digest, preset=preset.value, seed=seed)
-    options = (preset.value, seed, thorough, choice.outside)
+    check_settings_used(params, choice.entries)
+    identity = {"preset": preset.value, "seed": seed, "set": flatten_settings(params)}
+    init_run_dir(out, command="bench", data=split.digest, **identity)
+    options = (preset.value, seed, thorough, choice.outside, params)
     print(bench_text(run_bench(split, out, entries, *options)))
     print(f"table: {out / 'bench.csv'}, figure: {out / 'figures' / 'bench_pareto.png'}")
 

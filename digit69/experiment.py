@@ -37,7 +37,7 @@ from .quality_figure import quality_figure
 from .report import run_notebook
 from .run_figures import run_figures
 from .runs import Run, load_reconstructions, load_run
-from .splits import check_train_test_overlap, make_folds
+from .splits import check_train_test_overlap, choose_protocol, make_folds
 from .tasks import is_fast
 from .training import History, training_curves
 
@@ -229,8 +229,8 @@ def run_crossval_experiment(
     data: BrainDataset,
     models: list[str],
     out: str | Path,  # run folder
-    protocol: str = "kfold",
-    n_splits: int = 10,
+    protocol: str = "auto",
+    n_splits: int | None = None,  # None: as many as suit the protocol
     n_repeats: int = 1,
     preset: str = "quick",
     seed: int = 0,
@@ -244,6 +244,7 @@ def run_crossval_experiment(
     **facts,  # further entries of the manifest
 ) -> Run:
     "Cross-validate -> audit -> checks -> figures -> HTML report, in one run folder; finished parts are kept."
+    protocol, n_splits = choose_protocol(data, protocol, n_splits)
     folds = make_folds(data, protocol, n_splits, n_repeats, seed)
     check_once(models, once)
     once = entries_of(once, models)

@@ -11,6 +11,7 @@ import json
 
 from .checklist import DEVELOPED_ON, reforms_checklist
 from .metrics import METRICS
+from .models.settings import describe_settings
 from .run_figures import main_models, top_model
 from .runs import Run
 from digit69.tables import (
@@ -98,7 +99,7 @@ LIMITS = (
 # %% ../nbs/720_model_card.ipynb #38ea7bcc
 def card_opening(run: Run) -> list[str]:
     "Title, protocol and conventions of a model card."
-    data = run.metrics["data"]
+    data, settings = run.metrics["data"], describe_settings(run.manifest.get("set"))
     rows = (
         f"{data['n_train']} training rows, {data['n_test']} test rows, {data['n_voxels']} voxels"
     )
@@ -111,6 +112,7 @@ def card_opening(run: Run) -> list[str]:
         "",
         f"Protocol: {data['protocol']}; {rows}; data sha256 `{data['sha256'][:16]}`.",
         f"{intervals} {images}",
+        *(["", f"Hyper-parameters, {settings}."] if settings else []),
     ]
 
 # %% ../nbs/720_model_card.ipynb #6a9b28bf

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROTOCOLS', 'stimulus_ids', 'stimulus_groups', 'shared_stimuli', 'stimuli_not_in_train', 'check_train_test_overlap',
            'smallest_class', 'kfold', 'leave_stimulus_out', 'leave_class_out', 'make_folds', 'default_protocol',
-           'grouped_folds', 'validation_rows']
+           'choose_protocol', 'grouped_folds', 'validation_rows']
 
 # %% ../nbs/110_splits.ipynb #ff138af7
 from collections.abc import Iterable
@@ -224,6 +224,18 @@ def default_protocol(data: BrainDataset) -> str:
     """`leave-stimulus-out` where stimuli repeat, else `kfold`."""
     ids = stimulus_ids(data.require("images", "the choice of a protocol"))
     return "kfold" if len(np.unique(ids)) == data.n else "leave-stimulus-out"
+
+# %% ../nbs/110_splits.ipynb #836ccff8
+def choose_protocol(
+    rows: BrainDataset, protocol: str = "auto", n_splits: int | None = None
+) -> tuple[str, int]:
+    """The protocol and the number of folds, where `auto` and None leave them to the data."""
+    if protocol == "auto":
+        protocol = default_protocol(rows)
+    if n_splits is None:
+        n_stimuli = len(set(stimulus_ids(rows.images)))
+        n_splits = n_stimuli if protocol == "leave-stimulus-out" else 10
+    return protocol, n_splits
 
 # %% ../nbs/110_splits.ipynb #8e266928
 def _stimulus_splitter(
