@@ -14,6 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from . import __version__
+from .cli_catalogue import models
 from .cli_data import data_audit, data_fetch, data_list, data_simulate
 from .cli_models import embed, explore, live, reconstruct, train
 from .cli_runs import batch, bench, crossval, evaluate, report, run
@@ -64,6 +65,7 @@ for _command in (
     evaluate,
     report,
     batch,
+    models,
     embed,
     explore,
     live,

@@ -112,7 +112,7 @@ def card_opening(run: Run) -> list[str]:
         "",
         f"Protocol: {data['protocol']}; {rows}; data sha256 `{data['sha256'][:16]}`.",
         f"{intervals} {images}",
-        *(["", f"Hyper-parameters, {settings}."] if settings else []),
+        *(["", f"Hyper-parameters {settings}."] if settings else []),
     ]
 
 # %% ../nbs/720_model_card.ipynb #6a9b28bf
