@@ -325,8 +325,14 @@ def print_comparison(csv: Path, page: Path) -> None:
     "The end of a comparison: its table without intervals, and where the page is."
     import pandas as pd
 
+    from digit69.seed_spread import spread_table
+
     if csv.is_file():
         table = pd.read_csv(csv).dropna(axis="columns", how="all")
         dropped = [name for name in table if name.endswith(("_lo", "_hi", "sha256"))]
         print(table.drop(columns=dropped).to_string(index=False, float_format="{:.3f}".format))
+    by_seed = csv.with_name("comparison_seeds.csv")
+    if by_seed.is_file():
+        print("\nmean ± standard deviation over seeds")
+        print(spread_table(pd.read_csv(by_seed)).to_string(index=False))
     print(f"report: {page}")

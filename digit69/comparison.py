@@ -18,11 +18,13 @@ from .files import write_text
 from .intervals import bootstrap_interval
 from .metrics import METRICS, dice
 from .models.registry import baseline_models, get_model_spec, is_entry
+from .models.settings import describe_settings
 from .published import describe_outside
 from .report import run_notebook
 from .run_figures import main_models
 from .runs import Run, load_run
 from .scoring import paired_differences
+from .seed_spread import SeenBaselines, seed_spread
 from .splits import stimulus_ids
 from .tables import COSTS, entry_protocol, format_interval, metric_cells, reported_metrics
 
@@ -46,16 +48,12 @@ def run_names(folders: list[str | Path]) -> list[str]:
 
 # %% ../nbs/725_comparison.ipynb #20b467df
 def pair_runs(runs: list[Run]) -> dict[str, tuple[Run, str]]:
-    "'RUN: MODEL' -> (run, model) of all main models; baselines that answer alike in several runs stand once."
-    titles, entries, baselines = run_names([run.folder for run in runs]), {}, []
+    "'RUN: MODEL' -> (run, model) of all main models; a baseline that another run has as well stands once."
+    titles, entries, seen = run_names([run.folder for run in runs]), {}, SeenBaselines()
     for title, run in zip(titles, runs):
         for name in main_models(run.reconstructions):
-            images = run.reconstructions[name]
-            if name in baseline_models():
-                if any(np.array_equal(images, known) for known in baselines):
-                    continue
-                baselines.append(images)
-            entries[f"{title}: {name}" if len(runs) > 1 else name] = (run, name)
+            if not seen.has(run, name):
+                entries[f"{title}: {name}" if len(runs) > 1 else name] = (run, name)
     return entries
 
 # %% ../nbs/725_comparison.ipynb #49fc80b3
@@ -96,16 +94,13 @@ def comparison_csv(
     folders: list[str | Path],
     varied: list[dict] | None = None,  # for each run, what was varied: further columns
 ) -> pd.DataFrame:
-    "One row per run and model."
-    rows = []
-    for title, folder, parameters in zip(
-        run_names(folders), folders, varied or [{}] * len(folders)
-    ):
+    "One row per run and model; a baseline that another run has as well stands once."
+    rows, seen, titles = [], SeenBaselines(), run_names(folders)
+    for title, folder, parameters in zip(titles, folders, varied or [{}] * len(folders)):
         run = load_run(folder)
-        rows += [
-            {"run": title, **parameters, **comparison_row(run, name)}
-            for name in run.metrics["models"]
-        ]
+        for name in run.metrics["models"]:
+            if not seen.has(run, name):
+                rows.append({"run": title, **parameters, **comparison_row(run, name)})
     return pd.DataFrame(rows)
 
 # %% ../nbs/725_comparison.ipynb #4cd6bb26
@@ -200,7 +195,9 @@ def facts_table(runs: list[Run]) -> pd.DataFrame:
     for title, run in zip(run_names([run.folder for run in runs]), runs):
         facts = {column: run.metrics["data"][key] for key, column in titles.items()}
         checksum = run.metrics["data"]["sha256"][:12]
-        rows[title] = {**facts, "seed": run.manifest.get("seed", ""), "data sha256": checksum}
+        told = describe_settings(run.manifest.get("set")).removeprefix("set: ")
+        rows[title] = {**facts, "seed": run.manifest.get("seed", ""), "set": told}
+        rows[title]["data sha256"] = checksum
     return pd.DataFrame.from_dict(rows, orient="index")
 
 # %% ../nbs/725_comparison.ipynb #b97c7815
@@ -222,11 +219,17 @@ def comparability(runs: list[Run]) -> str:
 # %% ../nbs/725_comparison.ipynb #6e78475a
 def compare_runs(
     folders: list[str | Path],
-    out: str | Path,  # folder for compare.html and comparison.csv
+    out: str
+    | Path,  # folder for compare.html, comparison.csv and, with several seeds, comparison_seeds.csv
     varied: list[dict] | None = None,  # as in `comparison_csv`
 ) -> Path:
     "Several run folders on one page, and their numbers in a file beside it; returns the page."
     out, folders = Path(out), [Path(folder).resolve() for folder in folders]
     text = comparison_csv(folders, varied).to_csv(index=False, float_format="%.6f")
     write_text(out / "comparison.csv", text)
+    spread = seed_spread([load_run(path) for path in folders])
+    (out / "comparison_seeds.csv").unlink(missing_ok=True)  # of an earlier comparison
+    if not spread.empty:
+        text = spread.to_csv(index=False, float_format="%.6f")
+        write_text(out / "comparison_seeds.csv", text)
     return run_notebook("compare", out, runs=[str(folder) for folder in folders])
