@@ -291,7 +291,8 @@ def report(runs: RunFolders, out: Out = Path("runs/compare"), be_quiet: Quiet = 
 GridFile = Annotated[
     Path,
     typer.Argument(
-        metavar="GRID.yaml", help="blocks of command or report, fixed values, lists of values"
+        metavar="GRID.yaml",
+        help="blocks of a command, fixed values and lists of values; see above",
     ),
 ]
 
@@ -299,6 +300,7 @@ GridFile = Annotated[
 def batch(
     grid: GridFile,
     out: Out = Path("runs/batch"),
+    settings: Settings = None,
     n_jobs: Jobs = 1,
     engine: Engine = EngineKind.local,
     scheduler: Scheduler = None,
@@ -306,14 +308,28 @@ def batch(
 ) -> None:
     """Run every combination of a grid of parameters, each in its folder, and compare them on one page.
 
-    What is finished is kept.
+    What is finished is kept. Runs that differ by their seed only are averaged; baselines stand once.
+
+    \b
+    A grid file is YAML, one block or a list of them:
+      - command: crossval                # or run, train; or report: NAME of a report notebook
+        fixed: {data: auto, folds: 5, prior-size: 200, set: {ldm.optim_steps: 400}}
+        grid: {models: ["ridge,ldm", posterior], seed: [0, 1, 2]}
+      - command: train
+        fixed: {model: ldm}
+        grid: {set: {ldm.optim_steps: [100, 800]}, preset: [quick, full]}
+
+    \b
+    Keys are the options of the command (--learning-curve: learning-curve or learning_curve).
 
     \b
     Example:
       digit69 batch grid.yaml --out runs/batch --jobs 2"""
     setup_process(be_quiet)
-    from digit69.batch import read_grid, run_batch
+    from digit69.batch import run_batch
+    from digit69.grid_file import read_grid
 
-    read_grid(grid)
-    page = run_batch(grid, out, n_jobs, resolve_scheduler(engine, scheduler))
+    params = parse_params(settings)
+    read_grid(grid, params)
+    page = run_batch(grid, out, n_jobs, resolve_scheduler(engine, scheduler), params)
     print_comparison(out / "comparison.csv", page)
