@@ -202,18 +202,22 @@ class PosteriorReconstructor(PosteriorLearning, PosteriorOnDisk):
     def __init__(
         self,
         seed: int = 0,
-        n_candidates: int = DEFAULTS.n_candidates,  # this and the next: see `LikelihoodConfig`
-        augmentation_strengths: tuple[float, ...] = DEFAULTS.augmentation_strengths,
-        interpolated_fraction: float = DEFAULTS.interpolated_fraction,
-        exponents: tuple[float, ...] = DEFAULTS.exponents,
-        voxel_counts: tuple[int, ...] = DEFAULTS.voxel_counts,
-        n_noise_components: int = DEFAULTS.n_noise_components,
-        n_splits: int = DEFAULTS.n_splits,
+        n_candidates: int = DEFAULTS.n_candidates,  # images drawn from the prior
+        augmentation_strengths: tuple[
+            float, ...
+        ] = DEFAULTS.augmentation_strengths,  # to choose from
+        interpolated_fraction: float = DEFAULTS.interpolated_fraction,  # of candidates, between images
+        exponents: tuple[float, ...] = DEFAULTS.exponents,  # of the contrast map, to choose from
+        voxel_counts: tuple[
+            int, ...
+        ] = DEFAULTS.voxel_counts,  # the likelihood averages over them
+        n_noise_components: int = DEFAULTS.n_noise_components,  # of the noise pool
+        n_splits: int = DEFAULTS.n_splits,  # inner folds
         estimate: str = "balanced",  # what `reconstruct` gives, one of ESTIMATES
         n_samples: int = 64,  # drawn to search an estimate
         ascent_steps: int = 30,  # of the search
         top_k: int = 4096,  # candidates of a row that are looked at
         decoder_steps: int = 500,  # of training; 0: no decoder
-        decoder_width: int = 288,
+        decoder_width: int = 288,  # of its hidden layers
     ):
         store_params(self, locals())
