@@ -26,6 +26,7 @@ floors = [
     "Evaluation",
     "Experiments and reports",
     "Command line",
+    "Guides",
 ]
 
 nb_execution_mode = "off"
