@@ -1,5 +1,5 @@
-"""What a newcomer meets first: a short README, names at the top of the package, model folders that say how they
-are used, errors that name the command to run, and an environment that is never deleted by mistake."""
+"""What a newcomer meets first: a short README, names at the top of the package, model folders that say how
+they are used, errors that name the command to run, and an environment that is never deleted by mistake."""
 
 import re
 import subprocess
