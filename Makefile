@@ -59,5 +59,5 @@ $(READY): constraints.txt settings.ini setup.py pyproject.toml .ci/setup
 	bash .ci/setup $(PYTHON) $(VENV)
 
 clean:
-	[ "$$(cat $(VENV)/.made-by 2>/dev/null)" != "$(CURDIR)" ] || rm -rf $(VENV)
+	! bash .ci/made_here $(VENV) || rm -rf $(VENV)
 	rm -rf docs/_build docs/api docs/nbs _docs build dist *.egg-info

@@ -19,6 +19,7 @@ setup(
     author_email=cfg["author_email"],
     keywords=cfg["keywords"].split(),
     license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=f">={cfg['min_python']}",
     # The report notebooks and their template live in nbs/reports, shipped as the package digit69.reports.
     packages=[*find_packages(include=["digit69", "digit69.*"]), "digit69.reports"],

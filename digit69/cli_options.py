@@ -112,7 +112,10 @@ Model = Annotated[
 
 # %% ../nbs/800_cli_options.ipynb #8a23e30b
 ModelFolder = Annotated[
-    Path, typer.Option("--model", metavar="DIR", help="a folder that train or run wrote")
+    Path,
+    typer.Option(
+        "--model", metavar="DIR", help="a model: the --out of train, or RUN/models/NAME"
+    ),
 ]
 
 # %% ../nbs/800_cli_options.ipynb #e257b904

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from .core import DataError
-from .data import IMAGE_SIZE
+from .data import IMAGE_SIZE, check_integers
 from .encoders import EMBEDDING_DIM
 from .files import atomic_write, read_json, write_json, write_npz
 
@@ -37,6 +37,7 @@ NPZ_KEYS = {
     "image_embeddings": "image_emb",
     "original_fmri": "original_fmri",
     "stimuli": "stimuli",
+    "labels": "labels",
 }  # what the arrays are called in the .npz form; original_images follow from the stimuli
 
 # %% ../nbs/460_embedding_files.ipynb #efb8f533
@@ -119,7 +120,7 @@ def _check_keys(part: object, where: str) -> int:
 
 # %% ../nbs/460_embedding_files.ipynb #1e6fb2c8
 def _check_part(part: object, where: str) -> dict[str, np.ndarray]:
-    "One of train and test as float32 arrays that fit the schema."
+    "One of train and test as arrays that fit the schema: float32, labels int64."
     n = _check_keys(part, where)
     shapes = {
         "fmri_embeddings": (n, EMBEDDING_DIM),
@@ -139,6 +140,8 @@ def _check_part(part: object, where: str) -> dict[str, np.ndarray]:
         if key in arrays:
             _check_range(arrays[key], key, where)
             arrays[key] = np.clip(arrays[key], 0, 1)
+    if part.get("labels") is not None:
+        arrays["labels"] = check_integers(part["labels"], n, "labels", where)
     return arrays
 
 # %% ../nbs/460_embedding_files.ipynb #4ef98a09
@@ -159,7 +162,7 @@ def check_embeddings(data: object, where: str = "embeddings") -> dict:
 
     Returns
     -------
-    {"train": arrays, "test": arrays, "metadata": dict}, arrays in float32
+    {"train": arrays, "test": arrays, "metadata": dict}, arrays in float32, labels in int64
 
     Raises
     ------

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'front_matter_entry', 'scored_models', 'front_matter', 'markdown_row', 'card_table', 'card_opening',
-           'card_checklist', 'model_card']
+           'card_checklist', 'card_usage', 'model_card']
 
 # %% ../nbs/720_model_card.ipynb #7401aed3
 import json
@@ -12,6 +12,7 @@ import json
 from .checklist import DEVELOPED_ON, reforms_checklist
 from .metrics import METRICS
 from .models.settings import describe_settings
+from .models.folders import models_inside, usage_snippet
 from .run_figures import main_models, top_model
 from .runs import Run
 from digit69.tables import (
@@ -127,13 +128,26 @@ def card_checklist(run: Run) -> list[str]:
         *(markdown_row(row) for row in rows),
     ]
 
+# %% ../nbs/720_model_card.ipynb #e5df5e4d
+def card_usage(run: Run) -> list[str]:
+    "How to use the top model of a run, as lines of Markdown; a run that kept no models says so."
+    names = models_inside(run.folder)
+    if not names:
+        return [
+            "This run kept scores and reconstructions, no models (`digit69 train` keeps one)."
+        ]
+    name = top_model(run) if top_model(run) in names else names[-1]
+    snippet = usage_snippet(f"{run.folder.name}/models/{name}", run.metrics["data"]["n_voxels"])
+    return [f"Saved in `models/`: {', '.join(names)}.", "", *snippet.splitlines()]
+
 # %% ../nbs/720_model_card.ipynb #4d94762c
 def model_card(run: Run) -> str:
-    "MODEL_CARD.md of a run: front matter with `model-index`, the table, the limits, the checklist."
+    "MODEL_CARD.md of a run: front matter with `model-index`, table, use, limits, checklist."
     blocks = [
         front_matter(run),
         card_opening(run),
         card_table(run),
+        ["## How to use a model of this run", "", *card_usage(run)],
         ["## Use and limits", "", *(f"- {limit}" for limit in LIMITS)],
         ["## What a reviewer must ask", "", *card_checklist(run)],
     ]

@@ -114,9 +114,10 @@ def reference_page(module, notebook_name):
 
 
 def contents(names, floors):
-    """The tables of contents of the notebooks, one for each floor that has any."""
+    """The tables of contents of the notebooks, one for each floor that has any; the last floor comes first."""
     tables = []
-    for number, title in enumerate(floors):
+    numbered = list(enumerate(floors))
+    for number, title in [numbered[-1], *numbered[:-1]]:
         entries = [f"nbs/{name}" for name in names if name.startswith(str(number))]
         if entries:
             tables.append(CONTENTS.format(title=title, entries="\n".join(entries)))

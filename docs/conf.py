@@ -26,10 +26,12 @@ floors = [
     "Evaluation",
     "Experiments and reports",
     "Command line",
+    "Guides",
 ]
 
 nb_execution_mode = "off"
 nb_output_stderr = "remove"
+nb_render_markdown_format = "myst"  # tables that a cell shows are tables
 nb_ipywidgets_js = {}
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4

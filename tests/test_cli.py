@@ -45,9 +45,16 @@ def test_every_help_has_an_example_that_parses(name):
         check_that_it_parses(example)
 
 
+def text_of_notebook(name):
+    "The prose of a notebook."
+    cells = json.loads((ROOT / "nbs" / name).read_text(encoding="utf-8"))["cells"]
+    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
 def commands_of_the_readme():
-    "Every command in README, from its blocks and from its sentences."
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    "Every command in README, the list of commands and the guide for scripts, from blocks and sentences."
+    pages = [text_of_notebook(f"{name}.ipynb") for name in ("840_cli", "910_coming_from_scripts")]
+    text = "\n\n".join([(ROOT / "README.md").read_text(encoding="utf-8"), *pages])
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     lines = [
         line for block in blocks for line in block.splitlines() if line.startswith("digit69 ")

@@ -287,7 +287,7 @@ def test_the_promised_files_are_written(files):
     ]
     metadata = json.loads((files / "digit69_embeddings_metadata.json").read_text())
     assert read_pickle(files)["metadata"] == metadata
-    keys = ("fmri_emb", "image_emb", "original_fmri", "stimuli")
+    keys = ("fmri_emb", "image_emb", "original_fmri", "stimuli", "labels")
     npz_keys = {f"{part}_{key}" for part in ("train", "test") for key in keys}
     assert set(np.load(files / "digit69_embeddings.npz").files) == npz_keys
 
@@ -301,7 +301,9 @@ def test_arrays_have_the_promised_shapes_and_ranges(name, split, files):
         "original_fmri": (rows.n, 100),
         "original_images": (rows.n, 3, 224, 224),
         "stimuli": (rows.n, 28, 28),
+        "labels": (rows.n,),
     }
+    assert np.array_equal(part.pop("labels"), rows.labels)
     assert all(array.dtype == np.float32 for array in part.values())
     assert part["original_images"].min() >= 0 and part["original_images"].max() <= 1
     assert np.array_equal(part["stimuli"], rows.images)
