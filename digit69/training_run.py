@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['is_saved', 'histories_file', 'read_histories', 'HistoryKeeper', 'write_curves', 'forget_training', 'fit_and_save',
-           'describe_training', 'write_training_manifest', 'train_to_folder']
+           'describe_training', 'write_training_manifest', 'prepare_model', 'train_to_folder']
 
 # %% ../nbs/732_training_run.ipynb #aae7d914
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def histories_file(out: Path) -> Path:
     "Where a model's folder keeps the histories of all its stages."
     return out / "training" / "histories.json"
 
-# %% ../nbs/732_training_run.ipynb #3e0ea871
+# %% ../nbs/732_training_run.ipynb #bde695b8
 def read_histories(out: Path) -> dict[str, History]:
     "Stage -> history, of a model's folder; empty for a model that keeps none."
     file = histories_file(out)
@@ -139,7 +139,7 @@ def describe_training(
         identity["params"] = params
     return identity if outside is None else {**identity, "outside": outside.digest}
 
-# %% ../nbs/732_training_run.ipynb #8e14387b
+# %% ../nbs/732_training_run.ipynb #b8c28b1a
 def write_training_manifest(
     split: Split,
     name: str,
@@ -153,7 +153,23 @@ def write_training_manifest(
     facts["prior"] = prior_records(needed_outside([name], outside))
     write_json(out / "manifest.json", {**facts, "identity": identity, "status": "done"})
 
-# %% ../nbs/732_training_run.ipynb #b9f54970
+# %% ../nbs/732_training_run.ipynb #82fc235a
+def prepare_model(
+    split: Split,
+    name: str,
+    preset: str = "quick",
+    seed: int = 0,
+    outside: OutsideImages | None = None,
+    params: dict | None = None,
+) -> Reconstructor:
+    "An unfitted model that can learn from the training rows; what it cannot is said before a folder is made."
+    model = make_model(name, preset, seed, **(params or {}))
+    check_outside(name, outside, split)
+    for key in model.needs:
+        split.train.require(key, name)
+    return model
+
+# %% ../nbs/732_training_run.ipynb #0957edf9
 def train_to_folder(
     split: Split,
     name: str,
@@ -183,11 +199,8 @@ def train_to_folder(
     Raises
     ------
     DataError : the data lack what the model needs; OutputError : the folder holds something else"""
-    params = params or {}
-    model, images = make_model(name, preset, seed, **params), outside_of(name, outside)
-    check_outside(name, images, split)
-    for key in model.needs:
-        split.train.require(key, name)
+    images = outside_of(name, outside)
+    model = prepare_model(split, name, preset, seed, images, params)
     identity = describe_training(split, name, preset, seed, images, params)
     init_run_dir(out, **identity)
     if resume and is_saved(model, out, images):

@@ -155,7 +155,8 @@ class TrainsOnEmbeddings:
         """Train with `train_module`: on the model's device, with checkpoints and sample grids."""
         name = f"{self.name}-{part}" if part else self.name
         folder = options.checkpoint_dir
-        write_grid = _sample_grid_callback(show, folder, self.grids or name)
+        grid_name = name.replace(self.name, self.grids or self.name, 1)
+        write_grid = _sample_grid_callback(show, folder, grid_name)
         at_check = _check_callback(write_grid, options.on_check, name)
         checkpoint = folder / f"{name}.checkpoint.pth" if folder else None
         task = (module, draw, loss, config, self.seed)
