@@ -211,6 +211,7 @@ def to_html(notebook: NotebookNode, title: str) -> str:
 def run_notebook(
     name: str,  # train, quality, evaluate, crossval, compare
     out: str | Path,  # folder for NAME.ipynb and NAME.html
+    /,
     **parameters,  # of the notebook
 ) -> Path:
     "Execute a report notebook and keep it as .ipynb and .html; returns the page."
