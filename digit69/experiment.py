@@ -34,7 +34,7 @@ from .plots import save_figure
 from .prior_choice import PriorImages, entries_of, prior_records
 from .quality import Audit, audit
 from .quality_figure import quality_figure
-from .report import run_notebook
+from .report import check_kernel, run_notebook
 from .run_figures import run_figures
 from .runs import Run, load_reconstructions, load_run
 from .splits import check_train_test_overlap, choose_protocol, make_folds
@@ -153,6 +153,7 @@ def write_figures(out: Path, figures: dict[str, Figure]) -> None:
 def write_report(
     out: Path,  # a scored run folder
     facts: dict,  # for the manifest; {}: it stays as it is, and only the report is made again
+    page: bool = True,  # False: without the HTML report
 ) -> Run:
     "Figures, model card, manifest and the HTML report of a run."
     new = build_manifest(**facts) if facts else {}
@@ -160,7 +161,8 @@ def write_report(
     run = load_run(out)
     write_figures(out, {**run_figures(run), **diagnostic_figures(out)})
     write_text(out / "MODEL_CARD.md", model_card(run))
-    run_notebook(report_name(run), out / "reports", run=out.resolve())
+    if page:
+        run_notebook(report_name(run), out / "reports", run=out.resolve())
     update_manifest(out, status="done")
     return load_run(out)
 
@@ -176,6 +178,7 @@ def run_experiment(
     n_jobs: int = 1,  # models fitted at the same time
     outside: PriorImages | None = None,  # images from outside, by prior
     params: ModelParams | None = None,  # hyper-parameters set from outside, by model
+    page: bool = True,  # False: without the HTML report
     **facts,  # further entries of the manifest
 ) -> Run:
     "Audit -> fit -> reconstruct -> score -> figures -> HTML report, in one run folder."
@@ -183,6 +186,7 @@ def run_experiment(
     # what cannot be done is said before a folder is made
     names, skipped = add_baselines(models, split.train)
     check_settings_used(params, [*names, *skipped])
+    check_kernel()
     identity = {"seed": seed, "preset": preset, "set": flatten_settings(params)}
     out = init_run_dir(out, command="run", data=split.digest, **identity)
     with stopwatch() as seconds:
@@ -195,7 +199,7 @@ def run_experiment(
     settings = {"command": "run", "models": models, **identity}
     settings["prior"] = prior_records(outside)
     return write_report(
-        out, {**settings, "data": split.provenance, "seconds": seconds(), **facts}
+        out, {**settings, "data": split.provenance, "seconds": seconds(), **facts}, page
     )
 
 # %% ../nbs/730_experiment.ipynb #c98d16e8
@@ -251,6 +255,7 @@ def run_crossval_experiment(
     # what cannot be done is said before a folder is made
     names, skipped = add_baselines(models, data)
     check_settings_used(params, [*names, *skipped])
+    check_kernel()
     identity = {"preset": preset, "protocol": protocol, "folds": n_splits, "repeats": n_repeats}
     identity["set"] = flatten_settings(params)
     out = init_run_dir(out, command="crossval", data=data.digest, seed=seed, **identity)
@@ -279,6 +284,7 @@ def run_evaluation(
     check_train_test_overlap(split, allow_overlap)
     for file in files:
         load_reconstructions(file)  # a damaged file is named before a folder is made
+    check_kernel()
     out = init_run_dir(out, command="evaluate", data=split.digest, seed=seed)
     write_audit(split, out, seed)
     evaluate_files(split, files, out, seed, allow_overlap)
@@ -293,6 +299,7 @@ def run_audit(
     seed: int = 0,
 ) -> tuple[Audit, Path]:
     "Audit a split in a folder of its own; returns the audit and the page."
+    check_kernel()
     out = init_run_dir(out, command="audit", data=split.digest, seed=seed)
     result = write_audit(split, out, seed)
     spec = str(Path(data).resolve()) if Path(data).exists() else str(data)

@@ -11,8 +11,8 @@ import json
 
 from .checklist import DEVELOPED_ON, reforms_checklist
 from .metrics import METRICS
-from .models.settings import describe_settings
 from .models.folders import models_inside, usage_snippet
+from .models.settings import describe_settings
 from .run_figures import main_models, top_model
 from .runs import Run
 from digit69.tables import (

@@ -11,6 +11,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from ipykernel.kernelspec import write_kernel_spec
+
 from .core import Digit69Error, log
 from .perturbation import find_run_data
 from .report import report_notebook
@@ -49,8 +51,11 @@ def voila_arguments(
     port: int = 8866,
     browser: bool = True,  # open the page
 ) -> list[str]:
-    """Prepare the page's template and return the arguments with which Voila serves the explorer."""
+    """Prepare the page's template and return the arguments with which Voila serves the explorer.
+
+    Beside the template stands a `python3` that is this interpreter, before any other on the path."""
     write_template(Path(folder))
+    write_kernel_spec(Path(folder) / "kernels" / "python3")
     add_to_jupyter_path(Path(folder))
     arguments = [
         str(report_notebook("explore")),

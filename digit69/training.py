@@ -294,10 +294,13 @@ def plot_history(ax: Axes, title: str, history: History) -> None:
 # %% ../nbs/240_training.ipynb #94b59f4e
 def training_curves(histories: dict[str, History]) -> Figure:
     """One panel per training, title -> history; saved as enhanced_training_curves.png."""
-    n_panels = len(histories)
+    n_columns = min(4, len(histories))
+    n_rows = math.ceil(len(histories) / n_columns)
     with house_style():
-        fig = Figure(figsize=(3.6 * n_panels, 2.8), layout="constrained")
-        axes = fig.subplots(1, n_panels, squeeze=False)[0]
+        fig = Figure(figsize=(3.6 * n_columns, 2.8 * n_rows), layout="constrained")
+        axes = fig.subplots(n_rows, n_columns, squeeze=False).ravel()
         for ax, (title, history) in zip(axes, histories.items()):
             plot_history(ax, title, history)
+        for ax in axes[len(histories) :]:
+            ax.set_axis_off()
     return fig

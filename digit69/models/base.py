@@ -7,6 +7,7 @@ __all__ = ['MODEL_SCHEMA', 'store_params', 'FitOptions', 'check_rows', 'SavesToF
            'read_model_card', 'load_model']
 
 # %% ../../nbs/502_models.base.ipynb #c54a7f2d
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,7 @@ class FitOptions:
     checkpoint_dir: Path | None = (
         None  # where models that train in steps keep checkpoints and sample grids
     )
+    on_check: Callable | None = None  # on_check(stage, History) at every check of a training
 
 # %% ../../nbs/502_models.base.ipynb #63d77c3c
 def _as_images(images: np.ndarray) -> np.ndarray:

@@ -50,6 +50,20 @@ def _sample_grid_callback(
 
     return write_grid
 
+# %% ../../nbs/505_models.embedding_based.ipynb #d7dba11a
+def _check_callback(
+    write_grid: Callable | None, on_check: Callable | None, stage: str
+) -> Callable:
+    """What training calls at every check: writes the sample grid, then tells the stage's history."""
+
+    def at_check(module: torch.nn.Module, history: History) -> None:
+        if write_grid:
+            write_grid(module, history)
+        if on_check:
+            on_check(stage, history)
+
+    return at_check
+
 # %% ../../nbs/505_models.embedding_based.ipynb #25897afa
 def with_prefix(prefix: str, arrays: dict) -> dict:
     """The same entries under `prefix` + name."""
@@ -141,10 +155,12 @@ class TrainsOnEmbeddings:
         """Train with `train_module`: on the model's device, with checkpoints and sample grids."""
         name = f"{self.name}-{part}" if part else self.name
         folder = options.checkpoint_dir
-        callbacks = (validate, _sample_grid_callback(show, folder, self.grids or name))
+        grid_name = name.replace(self.name, self.grids or self.name, 1)
+        write_grid = _sample_grid_callback(show, folder, grid_name)
+        at_check = _check_callback(write_grid, options.on_check, name)
         checkpoint = folder / f"{name}.checkpoint.pth" if folder else None
         task = (module, draw, loss, config, self.seed)
-        return train_module(*task, *callbacks, checkpoint, self.device, name)
+        return train_module(*task, validate, at_check, checkpoint, self.device, name)
 
     def _validation(
         self, pipeline: EmbeddingPipeline, rows: np.ndarray
