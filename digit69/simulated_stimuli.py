@@ -36,7 +36,7 @@ def hole_height(image: np.ndarray) -> float:
 
 # %% ../nbs/330_simulated_stimuli.ipynb #dc8b3112
 def are_legible(images: np.ndarray, label: int) -> np.ndarray:
-    "Whether each image (N,28,28) looks like a digit of its class: one hole, low in a six, high in a nine; (N,)."
+    "Whether each image (N,28,28) looks like its class: one hole, low in a six, high in a nine; (N,)."
     heights = np.array([hole_height(image) for image in images])
     return heights > 1.5 if label == SIX else heights < -1.5
 
