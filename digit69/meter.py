@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRIOR_SECONDS', 'Part', 'slowness', 'estimate_left', 'clock', 'FileListener', 'reporting_to', 'Follower', 'Meter',
-           'StageListener']
+           'StageListener', 'RemarksOnly']
 
 # %% ../nbs/015_meter.ipynb #4c9c860d
 import json
@@ -251,6 +251,16 @@ class Meter:
             part = self.fit_parts.setdefault(name, Part(name, 1.0))
             self.followers.append(Follower(part, file))
 
+    def finish(self, name: str) -> None:
+        "Note the end of a fit that could not say it itself, such as one on another machine."
+        now = time.time()
+        self.refresh()
+        part = self.fit_parts[name]
+        if part.started is None:
+            ends = [other.finished for other in self.fit_parts.values() if other.finished]
+            part.started = max(ends, default=self.began)
+        part.finished = part.finished or now
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         "The body is the stage of this name."
@@ -273,4 +283,15 @@ class StageListener:
 
     def remark(self, text: str) -> None:
         "Print a remark above the bar."
+        print_above_bars(text)
+
+# %% ../nbs/015_meter.ipynb #d8c8bb49
+class RemarksOnly:
+    "Prints remarks and shows no bars: two processes cannot share a line of a terminal."
+
+    def steps(self, what: str, done: int, total: int | None) -> None:
+        "Nothing."
+
+    def remark(self, text: str) -> None:
+        "Print a remark."
         print_above_bars(text)

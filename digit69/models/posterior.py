@@ -207,6 +207,7 @@ FAST_PARAMS = {
     tunable={"temperature": "temperature_", "estimate": "estimate", "seed": "seed"},
     stages="voxels -> weights of candidates -> image",
     uses_prior=True,
+    seconds={"smoke": 2, "quick": 10, "full": 60},
 )
 class PosteriorReconstructor(PosteriorLearning, PosteriorOnDisk):
     """Bayesian posterior over candidate images under an encoding model (Naselaris et al. 2009), tempered."""

@@ -328,6 +328,7 @@ class TwoStageOutputs(TwoStageFiles):
     tunable=DRAW_CONTROLS,
     in_bench=False,
     uses_prior=True,
+    seconds={"smoke": 4, "quick": 60, "full": 250},
 )
 class TwoStageReconstructor(TwoStageOutputs, SamplesImages, PredictsClasses, HasCeiling):
     """fMRI -> embedding -> binary pattern -> latent diffusion conditioned on the pattern -> image.
