@@ -28,8 +28,8 @@ from digit69.encoders import (
 from digit69.likelihood_pipeline import (
     LikelihoodPipeline,
     fit_likelihood_pipeline,
-    shared_title,
     rows_of_fold,
+    shared_title,
 )
 from .outside_images import OutsideImages
 from .pair_sampling import SamplesEmbeddings, _to_tensor

@@ -6,12 +6,13 @@
 __all__ = ['SHARED_SECONDS', 'unmet_need', 'add_baselines', 'count_known_stimuli', 'count_self_seen_rows', 'detect_leakage',
            'check_outside', 'FitResult', 'fit_and_reconstruct', 'latency_ms', 'extra_outputs', 'name_entries',
            'fingerprint', 'remove_checkpoints', 'write_model', 'run_model', 'write_extra_entries', 'expected_seconds',
-           'has_shared_fits', 'plan_fits', 'fit_all', 'run_models', 'load_entries', 'fit_baseline', 'evaluate_files']
+           'has_shared_fits', 'plan_fits', 'fit_all', 'collect_entries', 'run_models', 'load_entries', 'fit_baseline',
+           'evaluate_files']
 
 # %% ../nbs/615_evaluation.ipynb #1d2020a0
 import os
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -124,6 +125,7 @@ class FitResult:
     reconstructions: np.ndarray  # (N,28,28)
     seconds: float  # that the fit took, without what it shares
     n_replaced: int  # copies of test stimuli that were kept out of the images the model invents
+    shared: tuple[SharedFit, ...] = ()  # what it learnt from and shares with other models
 
 # %% ../nbs/615_evaluation.ipynb #8e31647d
 def fit_and_reconstruct(
@@ -306,7 +308,7 @@ SHARED_SECONDS = {
 
 # %% ../nbs/615_evaluation.ipynb #10d322b8
 def expected_seconds(name: str, preset: str) -> float:
-    """What a fit should take on an ordinary core, without what it shares; a guess for models of other packages."""
+    """What a fit should take on an ordinary core, without what it shares; a guess where nobody has measured."""
     spec = get_model_spec(name)
     guess = {"smoke": 2, "quick": 20, "full": 120}
     return spec.seconds.get(preset, 0.5 if spec.is_baseline else guess[preset])
@@ -359,6 +361,17 @@ def fit_all(
         finished = dict(run_with_meter(meter, order, n_jobs, tasks))
     return {order[number]: costs for number, costs in finished.items()}
 
+# %% ../nbs/615_evaluation.ipynb #42405c8c
+def collect_entries(out: Path, costs: dict[str, dict], names: list[str]) -> dict[str, TableEntry]:
+    """The entries of a run's table: the models by `names`, each followed by its further answers."""
+    entries = {}
+    for name in names:
+        reconstructions = load_reconstructions(out / "reconstructions" / f"{name}.npz")
+        entries[name] = TableEntry(reconstructions, costs[name])
+        for title, images in write_extra_entries(out, name).items():
+            entries[title] = TableEntry(images)
+    return entries
+
 # %% ../nbs/615_evaluation.ipynb #015fb07e
 def run_models(
     split: Split,
@@ -384,13 +397,8 @@ def run_models(
         log(f"{name} left out: {reason}")
     options = {"preset": preset, "seed": seed, "resume": resume, "outside": outside}
     costs = fit_all(names, split, out, options, n_jobs, shared_dir, meter)
-    entries = {}
-    for name in names:
-        reconstructions = load_reconstructions(out / "reconstructions" / f"{name}.npz")
-        entries[name] = TableEntry(reconstructions, costs[name])
-        for title, images in write_extra_entries(out, name).items():
-            entries[title] = TableEntry(images)
-    return score_run(split, entries, out, seed, skipped)
+    with meter.stage("scores") if meter else nullcontext():
+        return score_run(split, collect_entries(out, costs, names), out, seed, skipped)
 
 # %% ../nbs/615_evaluation.ipynb #eb601d15
 def load_entries(files: list[str | Path]) -> dict[str, TableEntry]:

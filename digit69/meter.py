@@ -37,6 +37,11 @@ class Part:
         "Whether it has begun and has not ended."
         return self.started is not None and self.finished is None
 
+    @property
+    def was_done(self) -> bool:
+        "Whether it has ended and took time: a result that was there already says nothing of speed."
+        return self.finished is not None and self.finished - self.started > 0.05 * self.expected
+
     def count(self, what: str, done: int, total: int | None, now: float) -> None:
         "Note steps; another name, or fewer steps than before, begins a new count."
         if what != self.what or done < self.done:
@@ -74,7 +79,7 @@ PRIOR_SECONDS = 10
 # %% ../nbs/015_meter.ipynb #e60c0f2f
 def slowness(parts: list[Part]) -> float:
     "How many times longer than expected the finished parts took."
-    finished = [part for part in parts if part.finished is not None]
+    finished = [part for part in parts if part.was_done]
     actual = sum(part.finished - part.started for part in finished)
     expected = sum(part.expected for part in finished)
     return (actual + PRIOR_SECONDS) / (expected + PRIOR_SECONDS)
@@ -247,9 +252,9 @@ class Meter:
 
     def follow(self, files: dict[str, Path]) -> None:
         "Read the progress of fits from the files {name: file} that they will write."
-        for name, file in files.items():
-            part = self.fit_parts.setdefault(name, Part(name, 1.0))
-            self.followers.append(Follower(part, file))
+        parts = {name: self.fit_parts.get(name, Part(name, 1.0)) for name in files}
+        self.fit_parts = parts  # what was planned beyond these is there already
+        self.followers += [Follower(parts[name], file) for name, file in files.items()]
 
     def finish(self, name: str) -> None:
         "Note the end of a fit that could not say it itself, such as one on another machine."

@@ -136,7 +136,7 @@ def _run_on_dask(calls: list, scheduler: str) -> Iterator[tuple[int, Any]]:
 def _run_in_processes(calls: list, n_jobs: int) -> Iterator[tuple[int, Any]]:
     """Results of joblib calls from local processes, which end with the last call.
 
-    Idle processes would hold up the exit of whoever started them; busy ones, after an interruption, even longer."""
+    Idle processes would hold up the exit of whoever started them; after an interruption, busy ones too."""
     from joblib import Parallel
     from joblib.externals.loky import get_reusable_executor
 

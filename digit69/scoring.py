@@ -95,7 +95,7 @@ def start_metrics(data: dict, skipped: dict[str, str] | None = None) -> dict:
 
 # %% ../nbs/605_scoring.ipynb #7daf0df2
 def note_shared(metrics: dict, name: str, shared: list[dict]) -> None:
-    """Note in `metrics` the fits (as of `SharedFit`) that a model shares with others: what, seconds, who uses it."""
+    """Note in `metrics` the fits (`SharedFit` as dicts) that a model shares: what, seconds, who uses them."""
     noted = metrics.setdefault("shared", {}) if shared else {}
     for fit in shared:
         entry = noted.setdefault(fit["digest"][:16], {"what": fit["what"], "used_by": []})

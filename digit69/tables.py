@@ -6,7 +6,7 @@
 __all__ = ['NO_BREAK_SPACE', 'UNKNOWN', 'COSTS', 'is_measured', 'format_interval', 'excludes_zero', 'reported_metrics',
            'metric_cells', 'entry_protocol', 'describe_protocol', 'shorten_protocol', 'metric_table',
            'format_difference', 'difference_table', 'pair_difference', 'pair_table', 'format_cost', 'cost_cells',
-           'cost_table', 'metrics_text']
+           'shared_cells', 'cost_table', 'metrics_text']
 
 # %% ../nbs/705_tables.ipynb #32bb53ef
 import math
@@ -156,10 +156,21 @@ def cost_cells(entry: dict) -> dict[str, str]:
     "Title of each cost -> its text in an entry of metrics.json."
     return {title: format_cost(entry[key], form) for key, (title, form) in COSTS.items()}
 
+# %% ../nbs/705_tables.ipynb #901aef06
+def shared_cells(fit: dict) -> dict[str, str]:
+    "The seconds of a shared fit, in the columns of a cost table."
+    empty = dict.fromkeys(COSTS)
+    return cost_cells({**empty, "train_seconds": fit["seconds"]})
+
 # %% ../nbs/705_tables.ipynb #0d3af4f7
-def cost_table(models: dict) -> pd.DataFrame:
-    "What each model costs: parameters, seconds of training, milliseconds per image."
+def cost_table(
+    models: dict,
+    shared: dict | None = None,  # `shared` of metrics.json: fits that several models learn from
+) -> pd.DataFrame:
+    "What each model costs: parameters, seconds of training, milliseconds per image; then what several share."
     rows = {name: cost_cells(entry) for name, entry in models.items()}
+    for fit in (shared or {}).values():
+        rows[f"shared: {fit['what']}"] = shared_cells(fit)
     return pd.DataFrame.from_dict(rows, orient="index")
 
 # %% ../nbs/705_tables.ipynb #624c06f6
