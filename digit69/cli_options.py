@@ -151,7 +151,14 @@ PriorSize = Annotated[
 ]
 
 # %% ../nbs/800_cli_options.ipynb #51fe779e
-Jobs = Annotated[int, typer.Option("--jobs", min=1, help="processes to use, one thread each")]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        "--jobs",
+        min=0,
+        help="processes to use; 0: two, where there are cores and memory for them",
+    ),
+]
 
 # %% ../nbs/800_cli_options.ipynb #4083c157
 Resume = Annotated[

@@ -308,7 +308,7 @@ SHARED_SECONDS = {
 
 # %% ../nbs/615_evaluation.ipynb #10d322b8
 def expected_seconds(name: str, preset: str) -> float:
-    """What a fit should take on an ordinary core, without what it shares; a guess where nobody has measured."""
+    """What a fit should take on an ordinary core, without what it shares; a guess where not measured."""
     spec = get_model_spec(name)
     guess = {"smoke": 2, "quick": 20, "full": 120}
     return spec.seconds.get(preset, 0.5 if spec.is_baseline else guess[preset])
