@@ -282,13 +282,15 @@ def print_run(run: "Run") -> None:
     "The end of a long command: the table of a `runs.Run`, and where its page is."
     from digit69.experiment import report_name
     from digit69.run_summary import describe_priors
-    from digit69.tables import metrics_text
+    from digit69.tables import PLUMBING, is_plumbing, metrics_text
 
     if run.targets is None:
         n_rows = len(next(iter(run.reconstructions.values())))
         print(f"{n_rows} rows reconstructed; the file holds no test images, so nothing is scored")
     else:
         print(metrics_text(run.metrics["models"]))
+    if is_plumbing(run):
+        print(f"{PLUMBING.upper()} (--preset smoke): everything runs; the scores mean nothing")
     if priors := describe_priors(run):
         print(priors)
     print(f"report: {run.folder / 'reports' / report_name(run)}.html")

@@ -79,7 +79,8 @@ def run(
     choice = choose_priors(names, prior, split, prior_size)
     n_jobs = n_jobs or affordable_jobs(len(choice.entries))
     options = (preset.value, seed, resume, allow_overlap, n_jobs, choice.outside)
-    print_run(run_experiment(split, choice.entries, out, *options, device=device))
+    facts = {"device": device, "spec": data}
+    print_run(run_experiment(split, choice.entries, out, *options, **facts))
 
 # %% ../nbs/810_cli_runs.ipynb #b5cf1fa6
 Protocol = Annotated[
@@ -187,7 +188,7 @@ def crossval(
     choice = choose_priors(names, prior, rows, prior_size)
     fit = (*choose_protocol(rows, protocol, n_splits), n_repeats, preset.value, seed)
     checks = {"null": null, "learning": learning, "once": tuple(split_names(once))}
-    options = {**where, **checks, "outside": choice.outside, "device": device}
+    options = {**where, **checks, "outside": choice.outside, "device": device, "spec": data}
     print_run(run_crossval_experiment(rows, choice.entries, out, *fit, **options))
 
 # %% ../nbs/810_cli_runs.ipynb #f161c00c

@@ -50,7 +50,9 @@ def write_audit(split: Split, out: Path, seed: int = 0) -> Audit:
     "Audit a split; writes audit.json and figures/data_quality_analysis.png."
     result = audit(split, seed)
     write_json(out / "audit.json", result.to_dict())
-    save_figure(quality_figure(split, result), out / "figures" / "data_quality_analysis.png")
+    save_figure(
+        quality_figure(split, result), out / "figures" / "data_quality_analysis.png", dark=True
+    )
     return result
 
 # %% ../nbs/730_experiment.ipynb #169642ab
@@ -61,7 +63,8 @@ def write_training_figures(out: Path, models: list[str]) -> None:
         name: History(**read_json(file)) for name, file in files.items() if file.is_file()
     }
     if histories:
-        save_figure(training_curves(histories), out / "figures" / "enhanced_training_curves.png")
+        file = out / "figures" / "enhanced_training_curves.png"
+        save_figure(training_curves(histories), file, dark=True)
     for grid in sorted(out.glob("models/*/training/*_samples_epoch_*.png")):
         with atomic_write(out / "figures" / grid.name) as temporary:
             temporary.write_bytes(grid.read_bytes())
@@ -156,7 +159,7 @@ def write_report(
 ) -> Run:
     "Figures, model card, manifest and the HTML report of a run."
     new = build_manifest(**facts) if facts else {}
-    update_manifest(out, **new, status="reporting")  # card and page read it
+    update_manifest(out, **new, folder=str(out), status="reporting")  # card and page read it
     run = load_run(out)
     write_figures(out, {**run_figures(run), **diagnostic_figures(out)})
     write_text(out / "MODEL_CARD.md", model_card(run))
