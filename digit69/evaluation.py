@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SHARED_SECONDS', 'unmet_need', 'add_baselines', 'count_known_stimuli', 'count_self_seen_rows', 'detect_leakage',
-           'check_outside', 'FitResult', 'fit_and_reconstruct', 'latency_ms', 'extra_outputs', 'name_entries',
-           'fingerprint', 'remove_checkpoints', 'write_model', 'run_model', 'write_extra_entries', 'expected_seconds',
-           'has_shared_fits', 'plan_fits', 'fit_all', 'collect_entries', 'run_models', 'load_entries', 'fit_baseline',
-           'evaluate_files']
+           'check_outside', 'FitResult', 'fit_shared_first', 'fit_and_reconstruct', 'latency_ms', 'extra_outputs',
+           'name_entries', 'fingerprint', 'remove_checkpoints', 'write_model', 'run_model', 'write_extra_entries',
+           'expected_seconds', 'has_shared_fits', 'plan_fits', 'fit_all', 'collect_entries', 'run_models',
+           'load_entries', 'fit_baseline', 'evaluate_files']
 
 # %% ../nbs/615_evaluation.ipynb #1d2020a0
 import os
@@ -21,11 +21,11 @@ import numpy as np
 import torch
 
 from .augmentation import ExclusionList
-from .core import DataError, ModelError, log, set_threads, stopwatch
+from .core import DataError, ModelError, log, progress, set_threads, stopwatch
 from .data import BrainDataset, Split
 from .embeddings import EmbeddingPipeline
 from .files import read_json, sha256, write_json, write_npz
-from .meter import Meter
+from .meter import SHARED, Meter
 from .models.base import FitOptions, Reconstructor
 from .models.capabilities import HasPointEstimates, SamplesImages, TrainsInSteps
 from .models.registry import baseline_models, get_model_spec, make_model, split_entry
@@ -127,6 +127,16 @@ class FitResult:
     n_replaced: int  # copies of test stimuli that were kept out of the images the model invents
     shared: tuple[SharedFit, ...] = ()  # what it learnt from and shares with other models
 
+# %% ../nbs/615_evaluation.ipynb #d75dc09e
+def fit_shared_first(
+    model: Reconstructor, split: Split, options: FitOptions
+) -> tuple[SharedFit, ...]:
+    """What a model shares with others, fitted or fetched before its own clock starts."""
+    shared = ()
+    for _ in progress(range(1), SHARED):
+        shared = model.fit_shared(split.train, options)
+    return shared
+
 # %% ../nbs/615_evaluation.ipynb #8e31647d
 def fit_and_reconstruct(
     name: str,
@@ -141,9 +151,8 @@ def fit_and_reconstruct(
     model, images = make_model(name, preset, seed), outside_of(name, outside)
     check_outside(name, images, split)
     kept_out = stimuli_not_in_train(split)
-    shared = model.fit_shared(
-        split.train, FitOptions(ExclusionList(kept_out), images, shared_dir=shared_dir)
-    )
+    options = FitOptions(ExclusionList(kept_out), images, shared_dir=shared_dir)
+    shared = fit_shared_first(model, split, options)
     exclude = ExclusionList(kept_out)
     options = FitOptions(exclude, images, checkpoint_dir, shared_dir)
     with stopwatch() as seconds:
@@ -351,7 +360,8 @@ def fit_all(
         if shared_dir is None:
             shared_dir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if meter is None:
-            meter = stack.enter_context(Meter("models", fits=plan, n_jobs=n_jobs))
+            own = {name: expected_seconds(name, options["preset"]) for name in names}
+            meter = stack.enter_context(Meter("models", {}, plan, n_jobs, own))
         settings = {**options, "n_threads": n_threads, "shared_dir": shared_dir}
         tasks = []
         for name in order:

@@ -24,7 +24,13 @@ from .crossval import cross_validate, expected_folds
 from .data import BrainDataset, Split
 from .datasets import spec_of_split
 from .diagnostics import diagnostic_figures, run_diagnostics
-from .evaluation import add_baselines, evaluate_files, plan_fits, run_models
+from digit69.evaluation import (
+    add_baselines,
+    evaluate_files,
+    expected_seconds,
+    plan_fits,
+    run_models,
+)
 from .files import atomic_write, read_json, write_json, write_text
 from .learning_curve import learning_curve
 from .manifest import build_manifest, init_run_dir
@@ -210,7 +216,8 @@ def run_experiment(
     settings = {"command": "run", "seed": seed, "preset": preset, "models": models}
     settings |= {"prior": prior_records(outside), "data": split.provenance, **facts}
     plan = plan_fits(names, preset)
-    with stopwatch() as seconds, Meter("run", RUN_STAGES, plan, n_jobs) as meter:
+    own = {name: expected_seconds(name, preset) for name in names}
+    with stopwatch() as seconds, Meter("run", RUN_STAGES, plan, n_jobs, own) as meter:
         with meter.stage("audit"):
             log_leaks(write_audit(split, out, seed))
         with shared_folder(out) as shared_dir:

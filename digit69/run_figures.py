@@ -136,20 +136,21 @@ def run_digit_rows(
     run: Run,
     names: Iterable[str],  # models to show
     n_shown: int = 10,  # columns
+    size: float = 0.78,  # inches per digit
 ) -> Figure:
     "Reconstructions of a run under their targets, where these are known."
     rows = {name: run.reconstructions[name] for name in names}
     if run.targets is None:
-        return digit_rows(rows)
+        return digit_rows(rows, size=size)
     columns = evenly_spread(len(run.targets), n_shown)
     names = captions(run)
     shown = [names[i] for i in columns] if names else None
-    return digit_rows({"shown": run.targets, **rows}, columns, shown)
+    return digit_rows({"shown": run.targets, **rows}, columns, shown, size)
 
 # %% ../nbs/700_run_figures.ipynb #fd70bea2
 def opening_figure(run: Run, n_shown: int = 10) -> Figure:
     "What was shown, directly below it the best model's answers, then those of all others."
-    return run_digit_rows(run, best_first(run), n_shown)
+    return run_digit_rows(run, best_first(run), n_shown, size=1.0)
 
 # %% ../nbs/700_run_figures.ipynb #85827e64
 MAX_ROWS = 14  # a run with more entries shows its main models only
