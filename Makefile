@@ -2,7 +2,9 @@
 # make test  sets up everything and passes the tests
 VENV ?= .venv
 OUT ?= runs/first
-MODELS ?= mean,class_mean,ridge
+MODELS ?= mean,class_mean,ridge,regression,ldm,posterior
+# processes; 0: two, where there are cores and memory for them
+JOBS ?= 0
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -14,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 
 .PHONY: run test test-quick test-browser docs lab report book results readme clean
 run: $(READY)
-	$(BIN)/digit69 run --data auto --models $(MODELS) --out $(OUT) --resume
+	$(BIN)/digit69 run --data auto --models $(MODELS) --jobs $(JOBS) --out $(OUT) --resume
 
 report: $(READY)
 	$(BIN)/digit69 report $(OUT)

@@ -18,6 +18,7 @@ from .cli_catalogue import models
 from .cli_data import data_audit, data_fetch, data_list, data_simulate
 from .cli_models import embed, explore, live, reconstruct, train
 from .cli_runs import batch, bench, crossval, evaluate, report, run
+from .cli_stop import describe_stop
 from .core import Digit69Error
 
 # %% ../nbs/840_cli.ipynb #425911ed
@@ -121,7 +122,8 @@ def main(args: list[str] | None = None) -> int:
         code = app(args, standalone_mode=False, prog_name="digit69")
         return code if isinstance(code, int) else 0
     except (typer.Abort, KeyboardInterrupt):
-        print("digit69: stopped; the same command with --resume goes on", file=sys.stderr)
+        words = sys.argv[1:] if args is None else args
+        print(f"digit69: {describe_stop(app, words)}", file=sys.stderr)
         return 130
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":

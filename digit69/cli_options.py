@@ -178,7 +178,14 @@ Settings = Annotated[
 ]
 
 # %% ../nbs/800_cli_options.ipynb #51fe779e
-Jobs = Annotated[int, typer.Option("--jobs", min=1, help="processes to use, one thread each")]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        "--jobs",
+        min=0,
+        help="processes to use; 0: two, where there are cores and memory for them",
+    ),
+]
 
 # %% ../nbs/800_cli_options.ipynb #4083c157
 Resume = Annotated[
@@ -310,13 +317,15 @@ def print_run(run: "Run") -> None:
     from digit69.experiment import report_name
     from digit69.models.settings import describe_settings
     from digit69.run_summary import describe_priors
-    from digit69.tables import metrics_text
+    from digit69.tables import PLUMBING, is_plumbing, metrics_text
 
     if run.targets is None:
         n_rows = len(next(iter(run.reconstructions.values())))
         print(f"{n_rows} rows reconstructed; the file holds no test images, so nothing is scored")
     else:
         print(metrics_text(run.metrics["models"]))
+    if is_plumbing(run):
+        print(f"{PLUMBING.upper()} (--preset smoke): everything runs; the scores mean nothing")
     if priors := describe_priors(run):
         print(priors)
     if settings := describe_settings(run.manifest.get("set")):

@@ -207,11 +207,12 @@ def _fit_pipeline(
     seed: int,
     image_encoder: nn.Module | None,
     outside: OutsideImages | None,
+    shared_dir: Path | None = None,
 ) -> EmbeddingPipeline:
     "The pipeline of the train rows; stimuli that only the test has are kept out of what it imagines."
     exclude = ExclusionList(stimuli_not_in_train(split))
     if image_encoder is None:
-        return fit_embedding_pipeline(split.train, preset, seed, exclude, outside)
+        return fit_embedding_pipeline(split.train, preset, seed, exclude, outside, shared_dir)
     return EmbeddingPipeline(EMBEDDING_PRESETS[preset], seed).fit(
         split.train, image_encoder, exclude, outside
     )
@@ -225,13 +226,14 @@ def convert_split(
     name: str = "digit69",
     image_encoder: nn.Module | None = None,
     outside: OutsideImages | None = None,
+    shared_dir: Path | None = None,
 ) -> dict:
     "Train, embed both parts and write the files; see `Digit69EmbeddingConverter.convert`."
     if preset not in EMBEDDING_PRESETS:
         choices = ", ".join(EMBEDDING_PRESETS)
         raise ModelError(f"'{preset}' is not a preset of the embedding stage: choose {choices}")
     folder = writable_dir(out_dir)
-    pipeline = _fit_pipeline(split, preset, seed, image_encoder, outside)
+    pipeline = _fit_pipeline(split, preset, seed, image_encoder, outside, shared_dir)
     data = {
         "train": _embed_part(pipeline, split.train, pipeline.cross_fitted_),
         "test": _embed_part(pipeline, split.test, pipeline.embed(split.test.fmri)),
@@ -255,9 +257,12 @@ class Digit69EmbeddingConverter:
         image_encoder: nn.Module
         | None = None,  # (N,28,28) -> (N,512); None: trained on the train stimuli
         outside: OutsideImages | None = None,  # images from outside that the prior may use
+        shared_dir: Path | None = None,  # where a run's processes hand fits over
     ) -> dict:  # what `load_embeddings` would return
         "Train on the train rows, embed both parts, write .pkl, .npz and _metadata.json into `out_dir`."
-        return convert_split(split, out_dir, preset, seed, name, image_encoder, outside)
+        return convert_split(
+            split, out_dir, preset, seed, name, image_encoder, outside, shared_dir
+        )
 
     def load_embeddings(self, path: str | Path) -> dict:
         "Read and check NAME_embeddings.pkl or .npz; nothing in it is run."

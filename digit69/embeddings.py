@@ -6,7 +6,7 @@
 __all__ = ['predict_batched', 'EncoderPair', 'KnowsImages', 'FitsEmbeddings', 'EmbeddingPipeline', 'fit_embedding_pipeline']
 
 # %% ../nbs/445_embeddings.ipynb #18ca0fff
-from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 
 from .augmentation import ExclusionList
 from .candidates import EvidenceSimulator
-from .core import DataError, ModelError
+from .core import DataError, ModelError, stopwatch
 from .data import BrainDataset
 from digit69.encoders import (
     EMBEDDING_DIM,
@@ -29,9 +29,11 @@ from digit69.likelihood_pipeline import (
     LikelihoodPipeline,
     fit_likelihood_pipeline,
     rows_of_fold,
+    shared_title,
 )
 from .outside_images import OutsideImages
 from .pair_sampling import SamplesEmbeddings, _to_tensor
+from .shared_fits import SharedFit, SharedFits
 from .splits import stimulus_groups
 
 # %% ../nbs/445_embeddings.ipynb #c300bc64
@@ -203,6 +205,7 @@ class EmbeddingPipeline(SamplesEmbeddings, FitsEmbeddings):
     - `known_images_` (P,28,28), `known_stimuli_`, `known_labels_` (P,): those, then images from outside
     - `augmented_images_` (M,28,28) uint8, `augmented_stimuli_` (M,3): candidates, and the stimuli behind
     - `histories_`: {title: History} of the trainings
+    - `costs_`: `SharedFit` of the likelihood, and of the rest where it was fitted by `fit_embedding_pipeline`
     """
 
     def __init__(self, config: EmbeddingConfig = EMBEDDING_PRESETS["quick"], seed: int = 0):
@@ -216,6 +219,7 @@ class EmbeddingPipeline(SamplesEmbeddings, FitsEmbeddings):
         | None = None,  # (N,28,28) -> (N,512); None: train one on the stimuli
         exclude: ExclusionList | None = None,  # stimuli that must not occur among the candidates
         outside: OutsideImages | None = None,  # known beside the stimuli of train
+        shared_dir: Path | None = None,  # where processes of one run hand the likelihood over
     ) -> "EmbeddingPipeline":
         """Learn from `train`; a `DataError` without images or with fewer than four different stimuli."""
         self.images_ = train.require("images", "the embedding stage")
@@ -223,9 +227,12 @@ class EmbeddingPipeline(SamplesEmbeddings, FitsEmbeddings):
         if len(np.unique(self.stimuli_)) < 4:
             raise DataError("the embedding stage needs at least four different stimuli")
         self.histories_ = {}
-        likelihood = fit_likelihood_pipeline(
-            train, self.config.likelihood, self.seed, exclude, outside
-        )
+        with stopwatch() as seconds:
+            likelihood = fit_likelihood_pipeline(
+                train, self.config.likelihood, self.seed, exclude, outside, shared_dir
+            )
+        self.seconds_of_likelihood_ = seconds()
+        self.costs_ = (likelihood.cost_,)
         self._know_images(likelihood)
         self._fit_image_encoder(image_encoder, exclude)
         self.mean_ = train.fmri.mean(0, dtype=float).astype(np.float32)
@@ -235,7 +242,7 @@ class EmbeddingPipeline(SamplesEmbeddings, FitsEmbeddings):
         return self
 
 # %% ../nbs/445_embeddings.ipynb #4ddd4f6e
-_fitted: OrderedDict[tuple, EmbeddingPipeline] = OrderedDict()  # the last two of this process
+_fitted = SharedFits("embeddings")
 
 # %% ../nbs/445_embeddings.ipynb #38c1dea8
 def fit_embedding_pipeline(
@@ -244,17 +251,23 @@ def fit_embedding_pipeline(
     seed: int = 0,
     exclude: ExclusionList | None = None,
     outside: OutsideImages | None = None,
+    shared_dir: Path | None = None,  # where processes of one run hand it over
 ) -> EmbeddingPipeline:
-    """The fitted embedding pipeline of `train`, fitted once per process (the last two are kept)."""
+    """The fitted embedding pipeline of `train`, fitted once per process, or once per `shared_dir`."""
     if preset not in EMBEDDING_PRESETS:
         choices = ", ".join(EMBEDDING_PRESETS)
         raise ModelError(f"'{preset}' is not a preset of the embedding stage: choose {choices}")
     marks = (exclude and exclude.digest, outside and outside.digest)
     key = (train.digest, preset, seed, *marks)
-    if key not in _fitted:
+
+    def fit(digest: str) -> EmbeddingPipeline:
         pipeline = EmbeddingPipeline(EMBEDDING_PRESETS[preset], seed)
-        _fitted[key] = pipeline.fit(train, exclude=exclude, outside=outside)
-    _fitted.move_to_end(key)
-    while len(_fitted) > 2:
-        _fitted.popitem(last=False)
-    return _fitted[key]
+        known = {"exclude": exclude, "outside": outside, "shared_dir": shared_dir}
+        with stopwatch() as seconds:
+            pipeline.fit(train, **known)
+        own_seconds = seconds() - pipeline.seconds_of_likelihood_
+        title = shared_title("embeddings", outside)
+        pipeline.costs_ += (SharedFit(title, digest, own_seconds),)
+        return pipeline
+
+    return _fitted.get(key, fit, shared_dir)

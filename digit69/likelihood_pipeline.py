@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['LIKELIHOOD_PRESETS', 'LikelihoodConfig', 'rows_of_fold', 'select_encoding', 'cross_fit_evidence', 'FittedLikelihood',
-           'LikelihoodPipeline', 'fit_likelihood_pipeline']
+           'LikelihoodPipeline', 'shared_title', 'fit_likelihood_pipeline']
 
 # %% ../nbs/442_likelihood_pipeline.ipynb #817bb7f2
-from collections import OrderedDict
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from .augmentation import ExclusionList
 from .candidates import EvidenceSimulator
-from .core import DataError
+from .core import DataError, stopwatch
 from .data import BrainDataset
 from .encoding import EncodingModel
 from .likelihood import Likelihood, carry_evidence, contrast_maps, fit_likelihood
@@ -29,6 +29,7 @@ from digit69.prior_selection import (
     select_prior,
 )
 from .receptive_fields import EncodingConfig
+from .shared_fits import SharedFit, SharedFits
 from .splits import stimulus_ids
 
 # %% ../nbs/442_likelihood_pipeline.ipynb #32e0a9dd
@@ -140,7 +141,12 @@ class LikelihoodPipeline(FittedLikelihood):
         return self
 
 # %% ../nbs/442_likelihood_pipeline.ipynb #7cfc1105
-_fitted: OrderedDict[tuple, LikelihoodPipeline] = OrderedDict()  # the last two of this process
+_fitted = SharedFits("likelihood")
+
+# %% ../nbs/442_likelihood_pipeline.ipynb #7a528c92
+def shared_title(what: str, outside: OutsideImages | None) -> str:
+    """The name of a shared fit in tables: what it is, and the prior it knows."""
+    return what if outside is None else f"{what}+{outside.name}"
 
 # %% ../nbs/442_likelihood_pipeline.ipynb #c19614b2
 def fit_likelihood_pipeline(
@@ -149,13 +155,22 @@ def fit_likelihood_pipeline(
     seed: int = 0,
     exclude: ExclusionList | None = None,
     outside: OutsideImages | None = None,
+    shared_dir: Path | None = None,  # where processes of one run hand it over
 ) -> LikelihoodPipeline:
-    """The fitted likelihood pipeline of `train`, fitted once per process (the last two are kept)."""
+    """The fitted likelihood pipeline of `train`, fitted once per process, or once per `shared_dir`.
+
+    `cost_` of it says what the fit took."""
     marks = (exclude and exclude.digest, outside and outside.digest)
     key = (train.digest, repr(asdict(config)), seed, *marks)
-    if key not in _fitted:
-        _fitted[key] = LikelihoodPipeline(config, seed).fit(train, exclude, outside)
-    _fitted.move_to_end(key)
-    while len(_fitted) > 2:
-        _fitted.popitem(last=False)
-    return _fitted[key]
+
+    def fit(digest: str) -> LikelihoodPipeline:
+        n_before = exclude.n_replaced if exclude else 0
+        with stopwatch() as seconds:
+            pipeline = LikelihoodPipeline(config, seed).fit(train, exclude, outside)
+        n_replaced = exclude.n_replaced - n_before if exclude else 0
+        pipeline.cost_ = SharedFit(
+            shared_title("likelihood", outside), digest, seconds(), n_replaced
+        )
+        return pipeline
+
+    return _fitted.get(key, fit, shared_dir)

@@ -17,8 +17,10 @@ from .run_figures import main_models, top_model
 from .runs import Run
 from digit69.tables import (
     NO_BREAK_SPACE,
+    PLUMBING,
     describe_protocol,
     format_cost,
+    is_plumbing,
     metric_cells,
     reported_metrics,
 )
@@ -111,6 +113,11 @@ def card_opening(run: Run) -> list[str]:
     return [
         f"# digit reconstruction from fMRI: {data['name']}",
         "",
+        *(
+            [f"**{PLUMBING.capitalize()}** (`--preset smoke`): the scores mean nothing.", ""]
+            if is_plumbing(run)
+            else []
+        ),
         f"Protocol: {data['protocol']}; {rows}; data sha256 `{data['sha256'][:16]}`.",
         f"{intervals} {images}",
         *(["", f"Hyper-parameters {settings}."] if settings else []),

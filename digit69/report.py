@@ -32,6 +32,7 @@ from traitlets.config import Config
 from .core import DataError, Digit69Error
 from .files import write_text
 from .manifest import checkout
+from .page_figures import DARK_PNG
 
 # %% ../nbs/715_report.ipynb #53302178
 def report_folder() -> Path:
@@ -164,13 +165,15 @@ def walk_notebook(notebook: NotebookNode) -> Iterator[str | NotebookNode]:
 WIDE = 600  # pixels: a wider picture scrolls on a phone instead of shrinking
 
 # %% ../nbs/715_report.ipynb #2e11a1fc
-def describe_picture(png: str, section: str) -> dict:
-    "Width, height, alternative text and whether it is wide, of a base64-coded PNG."
+def describe_picture(png: str, section: str, dark: str | None = None) -> dict:
+    "Width, height, alternative text and whether it is wide, of a base64-coded PNG; and its dark version."
     from PIL import Image
 
     width, height = Image.open(io.BytesIO(base64.b64decode(png))).size
+    scale = 2 if dark else 1  # figures in both themes are drawn at twice their size
+    size = {"width": width // scale, "height": height // scale}
     alt = f"Figure of the section: {section}"
-    return {"width": width, "height": height, "alt": alt, "wide": width > WIDE}
+    return {**size, "alt": alt, "wide": size["width"] > WIDE, "dark": dark}
 
 # %% ../nbs/715_report.ipynb #27955f6a
 class ReaderAids(Preprocessor):
@@ -181,7 +184,8 @@ class ReaderAids(Preprocessor):
         contents, section = [], "title"
         for item in walk_notebook(nb):
             if not isinstance(item, str):
-                item.metadata["image/png"] = describe_picture(item.data["image/png"], section)
+                pictures = item.data["image/png"], section, item.data.get(DARK_PNG)
+                item.metadata["image/png"] = describe_picture(*pictures)
                 continue
             for level, title in find_headings(item):
                 section = title

@@ -4,15 +4,22 @@
 
 # %% auto #0
 __all__ = ['describe_run', 'describe_baselines', 'describe_skipped', 'describe_findings', 'how_good', 'how_sure', 'compared_with',
-           'null_sentence', 'exchange_sentence', 'accident', 'crossval_summary', 'describe_prior', 'describe_priors']
+           'null_sentence', 'exchange_sentence', 'accident', 'crossval_summary', 'describe_prior', 'describe_priors',
+           'describe_score', 'describe_model', 'describe_models', 'describe_rows', 'plumbing_banner', 'next_steps',
+           'activation', 'what_next']
 
 # %% ../nbs/708_run_summary.ipynb #2b1feabc
+import shutil
+import sys
+from pathlib import Path
+
 from .diagnostic_tables import run_document
-from .models.registry import baseline_models, get_model_spec
-from .run_figures import top_model
+from .models.registry import baseline_models, get_model_spec, split_entry
+from .result_files import describe_entry
+from .run_figures import best_first, top_model
 from .runs import Run
 from .splits import stimulus_ids
-from .tables import format_interval
+from .tables import PLUMBING, format_interval, is_plumbing
 
 # %% ../nbs/708_run_summary.ipynb #8b462fa6
 def describe_run(run: Run, rows: str) -> str:
@@ -138,3 +145,80 @@ def describe_priors(run: Run) -> str:
     "What entries with +PRIOR in their name know besides the training stimuli; empty where there are none."
     records = run.manifest.get("prior") or {}
     return " ".join(describe_prior(record) for record in records.values())
+
+# %% ../nbs/708_run_summary.ipynb #bd8ec112
+def describe_score(entry: dict) -> str:
+    "How an entry of metrics.json did, in half a sentence."
+    if entry["pcc"]["mean"] is None:
+        return "not scored, because the stimuli are hidden"
+    pcc, ssim = (f"{entry[metric]['mean']:.2f}" for metric in ("pcc", "ssim"))
+    told = f"{entry['identification']['mean']:.0%}"
+    return f"PCC {pcc}, SSIM {ssim}; told from another stimulus' in {told} of pairs"
+
+# %% ../nbs/708_run_summary.ipynb #888b7f4e
+def describe_model(run: Run, name: str) -> str:
+    "What a model of a run is, and how it did, in one sentence of Markdown."
+    how = describe_score(run.metrics["models"][name])
+    what = describe_entry(name)
+    return f"**{name}**: {what}. {how[0].upper()}{how[1:]}."
+
+# %% ../nbs/708_run_summary.ipynb #86d864f5
+def describe_models(run: Run) -> str:
+    "One sentence for each main model, the best first, as a Markdown list."
+    return "\n".join(f"- {describe_model(run, name)}" for name in best_first(run))
+
+# %% ../nbs/708_run_summary.ipynb #8240b489
+def describe_rows(run: Run) -> str:
+    "A legend of the rows that are no models of their own; empty where there are none."
+    main = best_first(run)
+    others = [name for name in run.reconstructions if name not in main]
+    return "; ".join(f"`{name}`: {describe_entry(name)}" for name in others)
+
+# %% ../nbs/708_run_summary.ipynb #7994e0f6
+def plumbing_banner(run: Run) -> str:
+    "HTML that says, wherever one scrolls, that the scores mean nothing; empty for a real run."
+    if not is_plumbing(run):
+        return ""
+    text = f"<b>{PLUMBING.capitalize()}</b> (<code>--preset smoke</code>): it shows that everything runs."
+    return f"<p class='banner'>{text} The scores and pictures mean nothing.</p>"
+
+# %% ../nbs/708_run_summary.ipynb #5a3e827c
+def next_steps(run: Run, folder: str) -> list[tuple[str, str]]:
+    "(what to do, the command) for the reader of a run that lies in `folder`."
+    spec = run.manifest.get("spec", "auto")
+    models = ",".join(dict.fromkeys(split_entry(name)[0] for name in reversed(best_first(run))))
+    data = f"--data {spec}"
+    return [
+        (
+            "Explore it: pick a trial, move the controls, silence voxels",
+            f"digit69 explore --run {folder}",
+        ),
+        (
+            "Believe it: cross-validate over all rows (ten times the work)",
+            f"digit69 crossval {data} --models {models} --folds 10 --jobs 2 --out {folder}_crossval",
+        ),
+        (
+            "Your data: a .mat or .npz file with fmriTrn, stimTrn, fmriTest (checked before any fit)",
+            f"digit69 run --data my.mat --models {models} --out runs/mine",
+        ),
+        (
+            "The book: how each of these models works, in a checkout",
+            "make docs    # then open _docs/index.html",
+        ),
+    ]
+
+# %% ../nbs/708_run_summary.ipynb #fbca4dd8
+def activation(program: str = "digit69") -> str | None:
+    "The command after which the shell finds the program; None where it finds it already."
+    script = Path(sys.prefix) / "bin" / "activate"
+    found = shutil.which(program) is not None or not script.is_file()
+    return None if found else f". {script}"
+
+# %% ../nbs/708_run_summary.ipynb #4c302f70
+def what_next(run: Run) -> str:
+    "The next steps as Markdown, each with its command."
+    folder = run.manifest.get("folder", str(run.folder))
+    start = activation()
+    steps = [("Once in each terminal", start)] if start else []
+    steps += next_steps(run, folder)
+    return "\n\n".join(f"{what}:\n\n```\n{command}\n```" for what, command in steps)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COSTS', 'nearest_training_mse', 'score_reconstructions', 'describe_data', 'TableEntry', 'unknown_scores',
-           'start_metrics', 'write_targets', 'write_tables', 'score_run', 'drop_timings', 'fold_scores',
+           'start_metrics', 'note_shared', 'write_targets', 'write_tables', 'score_run', 'drop_timings', 'fold_scores',
            'paired_differences']
 
 # %% ../nbs/605_scoring.ipynb #1b5cb033
@@ -75,7 +75,7 @@ COSTS = ("n_parameters", "train_seconds", "latency_ms_per_image")  # of a model,
 # %% ../nbs/605_scoring.ipynb #7b9e4a76
 @dataclass(frozen=True)
 class TableEntry:
-    """What a run knows of one entry of its table; `costs` may hold `COSTS` and `n_replaced`."""
+    """What a run knows of one entry of its table; `costs` may hold `COSTS`, `n_replaced`, `shared`."""
 
     reconstructions: np.ndarray  # (N,28,28)
     costs: dict = field(default_factory=dict)
@@ -92,6 +92,15 @@ def start_metrics(data: dict, skipped: dict[str, str] | None = None) -> dict:
     if skipped:
         metrics["skipped"] = skipped
     return metrics
+
+# %% ../nbs/605_scoring.ipynb #7daf0df2
+def note_shared(metrics: dict, name: str, shared: list[dict]) -> None:
+    """Note in `metrics` the fits (`SharedFit` as dicts) that a model shares: what, seconds, who uses them."""
+    noted = metrics.setdefault("shared", {}) if shared else {}
+    for fit in shared:
+        entry = noted.setdefault(fit["digest"][:16], {"what": fit["what"], "used_by": []})
+        entry["seconds"] = fit["seconds"]
+        entry["used_by"].append(name)
 
 # %% ../nbs/605_scoring.ipynb #97b77462
 def write_targets(file: Path, data: BrainDataset) -> None:
@@ -133,6 +142,7 @@ def score_run(
                 entry.reconstructions, split.test, seed, split.train.images
             )
         metrics["models"][name] = {**scores, **{cost: entry.costs.get(cost) for cost in COSTS}}
+        note_shared(metrics, name, entry.costs.get("shared", []))
         if entry.costs.get("n_replaced"):
             metrics.setdefault("n_replaced", {})[name] = entry.costs["n_replaced"]
     if tables:

@@ -108,7 +108,7 @@ def fit_and_save(
     "Fit on the training rows and save; checkpoints of an interrupted training are used, then removed."
     keeper = HistoryKeeper(out, show)
     exclude = ExclusionList(stimuli_not_in_train(split))
-    options = FitOptions(exclude, outside, out / "training", keeper)
+    options = FitOptions(exclude, outside, out / "training", on_check=keeper)
     with stopwatch() as seconds:
         model.fit(split.train, options=options)
     if leaks := detect_leakage(model, split):

@@ -178,7 +178,7 @@ def test_a_run_repeats_itself_whatever_the_number_of_jobs(run_folder, small, tmp
 
 
 def test_a_killed_run_goes_on_where_it_was(small, tmp_path, no_pages, capsys):
-    words = ("run", "--data", str(small), "--out", str(tmp_path / "r"))
+    words = ("run", "--data", str(small), "--models", "ridge", "--out", str(tmp_path / "r"))
     victim = subprocess.Popen(
         [*COMMAND, *words],
         stdout=subprocess.DEVNULL,
@@ -272,7 +272,8 @@ def test_rows_without_images_are_reconstructed_and_not_scored(small, tmp_path, c
     )
     alone = ("--model", tmp_path / "m", "--data", blind, "--out", tmp_path / "r.npz")
     assert digit69_here("reconstruct", *alone) == 0
-    assert digit69_here("run", "--data", blind, "--out", tmp_path / "run") == 0
+    words = ("--data", blind, "--models", "ridge", "--out", tmp_path / "run")
+    assert digit69_here("run", *words) == 0
     assert "nothing is scored" in capsys.readouterr().out
     with (
         np.load(tmp_path / "r.npz") as a,

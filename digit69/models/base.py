@@ -22,6 +22,7 @@ from .folders import find_model_folder, folder_card
 from .registry import OWN_PRIOR, join_entry, make_model
 from ..outside_images import OutsideImages
 from ..pixel_metrics import pcc
+from ..shared_fits import SharedFit
 
 # %% ../../nbs/502_models.base.ipynb #e950265f
 def store_params(estimator: BaseEstimator, params: dict) -> None:
@@ -42,6 +43,7 @@ class FitOptions:
     checkpoint_dir: Path | None = (
         None  # where models that train in steps keep checkpoints and sample grids
     )
+    shared_dir: Path | None = None  # where processes of one run hand over fits that models share
     on_check: Callable | None = None  # on_check(stage, History) at every check of a training
 
 # %% ../../nbs/502_models.base.ipynb #63d77c3c
@@ -152,6 +154,10 @@ class Reconstructor(SavesToFolder, BaseEstimator):
         """Rows (N,V) -> the images behind them, (N,28,28) float32 in [0,1], upright."""
         images = self._reconstruct(self._checked(fmri))
         return _as_images(np.clip(images, 0, 1).astype(np.float32))
+
+    def fit_shared(self, train: BrainDataset, options: FitOptions) -> tuple[SharedFit, ...]:
+        """Fit, or fetch, what this model shares with others, and say what it cost; `fit` finds it then."""
+        return ()
 
     predict = reconstruct  # the name that scikit-learn calls
 

@@ -202,6 +202,7 @@ class DiffusionTraining(DiffusionParams):
     stages="voxels -> embedding -> image",
     tunable=SAMPLER_CONTROLS,
     uses_prior=True,
+    seconds={"smoke": 4, "quick": 240, "full": 1500},
 )
 class DiffusionReconstructor(DiffusionTraining, SamplesImages, FormsGradually):
     """The 27.3 M UNet in a conditional pixel diffusion model on embeddings."""

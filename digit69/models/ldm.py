@@ -287,6 +287,7 @@ class LDMTraining(LDMParams):
     stages="voxels -> embedding -> image",
     tunable=DRAW_CONTROLS,
     uses_prior=True,
+    seconds={"smoke": 3, "quick": 50, "full": 200},
 )
 class LDMReconstructor(LDMTraining, SamplesImages, HasCeiling, FormsGradually):
     """`Digit69LDM` on embeddings of brain activity: autoencoder, denoiser, and schedulers by name."""

@@ -20,6 +20,7 @@ from ..likelihood import Likelihood
 from digit69.likelihood_pipeline import (
     LIKELIHOOD_PRESETS,
     LikelihoodConfig,
+    LikelihoodPipeline,
     fit_likelihood_pipeline,
 )
 from .base import FitOptions, store_params
@@ -29,6 +30,7 @@ from .registry import register
 from ..prior import StimulusPrior
 from ..prior_selection import SelectedParams
 from ..receptive_fields import EncodingConfig
+from ..shared_fits import SharedFit
 
 # %% ../../nbs/580_models.posterior.ipynb #9b12296f
 def check_estimate(estimate: str) -> None:
@@ -52,11 +54,21 @@ class PosteriorLearning(CandidatePosterior):
         names = [field.name for field in fields(LikelihoodConfig)]
         return LikelihoodConfig(**{name: getattr(self, name) for name in names})
 
+    def _likelihood_pipeline(
+        self, train: BrainDataset, options: FitOptions
+    ) -> LikelihoodPipeline:
+        task = (train, self._likelihood_config(), self.seed)
+        return fit_likelihood_pipeline(
+            *task, options.exclude, options.outside, options.shared_dir
+        )
+
+    def fit_shared(self, train: BrainDataset, options: FitOptions) -> tuple[SharedFit, ...]:
+        """The likelihood, fitted once per run."""
+        return (self._likelihood_pipeline(train, options).cost_,)
+
     def _fit(self, train: BrainDataset, options: FitOptions) -> None:
         check_estimate(self.estimate)
-        config = self._likelihood_config()
-        task = (train, config, self.seed, options.exclude, options.outside)
-        pipeline = fit_likelihood_pipeline(*task)
+        pipeline = self._likelihood_pipeline(train, options)
         selected = pipeline.selected_
         self.selected_params_ = selected
         self.temperature_ = selected.temperature
@@ -195,6 +207,7 @@ FAST_PARAMS = {
     tunable={"temperature": "temperature_", "estimate": "estimate", "seed": "seed"},
     stages="voxels -> weights of candidates -> image",
     uses_prior=True,
+    seconds={"smoke": 2, "quick": 10, "full": 60},
 )
 class PosteriorReconstructor(PosteriorLearning, PosteriorOnDisk):
     """Bayesian posterior over candidate images under an encoding model (Naselaris et al. 2009), tempered."""

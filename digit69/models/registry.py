@@ -11,7 +11,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 from sklearn.base import BaseEstimator
@@ -40,6 +40,7 @@ class ModelSpec:
     uses_prior: bool = (
         False  # learns from images that might have been shown, not from stimuli alone
     )
+    seconds: dict = field(default_factory=dict)  # preset -> of a fit on an ordinary core, alone
 
     @property
     def is_baseline(self) -> bool:
@@ -60,6 +61,7 @@ def register(
     stages: str = "",
     in_bench: bool = True,
     uses_prior: bool = False,
+    seconds: dict | None = None,
 ) -> Callable[[type], type]:
     """Class decorator that makes a `Reconstructor` known by name; `ModelSpec` explains the arguments."""
 
@@ -75,6 +77,7 @@ def register(
             stages=stages,
             in_bench=in_bench,
             uses_prior=uses_prior,
+            seconds=seconds or {},
         )
         estimator.name = name
         return estimator

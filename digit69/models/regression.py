@@ -87,6 +87,7 @@ class RegressionParams(EmbeddingReconstructor):
     presets=REGRESSION_PRESETS,
     stages="voxels -> embedding -> pixels",
     uses_prior=True,
+    seconds={"smoke": 1, "quick": 8, "full": 20},
 )
 class RegressionReconstructor(RegressionParams):
     """`SimpleRegressionModel` on embeddings of brain activity: one image a row, no sampling."""

@@ -17,11 +17,12 @@ from torch import nn
 
 from ..core import derive_seed
 from ..data import IMAGE_SIZE, BrainDataset
-from ..embeddings import EmbeddingPipeline, fit_embedding_pipeline
+from ..embeddings import EmbeddingPipeline
 from .autoencoder import make_autoencoder
 from .base import FitOptions, store_params
 from .capabilities import HasCeiling, PredictsClasses, SamplesImages
 from .denoiser import LatentDenoiser
+from .embedding_based import embedding_pipeline_of
 from .fixed_bases import FixedBases
 from .layers import on_device_of
 from .ldm import DRAW_CONTROLS, Digit69LDM, TrainsLatentDiffusion
@@ -224,9 +225,7 @@ class TwoStageFitting(ImageStage):
     """How `TwoStageReconstructor` is fitted."""
 
     def _fit(self, train: BrainDataset, options: FitOptions) -> None:
-        self.embedding_pipeline_ = fit_embedding_pipeline(
-            train, self.embedding_preset, self.seed, options.exclude, options.outside
-        )
+        self.embedding_pipeline_ = embedding_pipeline_of(self, train, options)
         self.local_decoders_ = FixedBases(seed=self.seed).fit(train)
         self.size_ = pattern_size(train.images)
         pipeline = self.embedding_pipeline_
@@ -329,6 +328,7 @@ class TwoStageOutputs(TwoStageFiles):
     tunable=DRAW_CONTROLS,
     in_bench=False,
     uses_prior=True,
+    seconds={"smoke": 4, "quick": 60, "full": 250},
 )
 class TwoStageReconstructor(TwoStageOutputs, SamplesImages, PredictsClasses, HasCeiling):
     """fMRI -> embedding -> binary pattern -> latent diffusion conditioned on the pattern -> image.

@@ -259,6 +259,7 @@ class CVAETraining(CVAEParams):
     stages="voxels -> embedding -> image",
     tunable={"seed": "seed"},
     uses_prior=True,
+    seconds={"smoke": 1, "quick": 15, "full": 60},
 )
 class CVAEReconstructor(CVAETraining, SamplesImages, HasCeiling):
     """`ConditionalVAE` on embeddings of brain activity."""
