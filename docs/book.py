@@ -114,7 +114,7 @@ def reference_page(module, notebook_name):
 
 
 def contents(names, floors):
-    """The tables of contents of the notebooks, one for each floor that has any; the last floor comes first."""
+    """The tables of contents of the notebooks, one for each floor that has any; the last floor is first."""
     tables = []
     numbered = list(enumerate(floors))
     for number, title in [numbered[-1], *numbered[:-1]]:
