@@ -10,6 +10,7 @@ from scipy.io import savemat
 from digit69.cli import main
 from digit69.readers import split_to_arrays, write_split
 from digit69.simulation import simulate
+from digit69.training_run import train_to_folder
 
 
 @pytest.fixture(scope="module")
@@ -206,12 +207,10 @@ def data_file(split, tmp_path):
 
 
 @pytest.fixture
-def model_folder(data_file, tmp_path):
+def model_folder(split, tmp_path):
     """A fitted ridge, saved."""
-    folder = tmp_path / "model"
-    words = ["train", "--data", data_file, "--model", "ridge", "--out", folder, "--quiet"]
-    assert main([*map(str, words)]) == 0
-    return folder
+    train_to_folder(split, "ridge", tmp_path / "model")
+    return tmp_path / "model"
 
 
 def test_reconstruct_refuses_what_the_model_cannot_do(data_file, model_folder, capsys, tmp_path):
