@@ -143,7 +143,7 @@ def _draw_ranks(ax: Axes, ranks: list[float], title: str, color: str) -> None:
     ax.bar(np.arange(n_ranks), ranks, width=1, color=color, edgecolor="white", lw=0.3)
     ax.axhline(1 / n_ranks, color="black", lw=1, ls="--")
     top = max(2.5 / n_ranks, max(ranks) * 1.05)
-    ax.set(title=title, xlabel="rank of the truth among samples", yticks=[], ylim=(0, top))
+    ax.set(title=title, xlabel="rank of the truth", yticks=[], ylim=(0, top))
 
 # %% ../nbs/630_calibration.ipynb #87c80740
 def _draw_coverage(ax: Axes, result: dict, colors: list[str]) -> None:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RUN_STAGES', 'CROSSVAL_STAGES', 'write_audit', 'write_training_figures', 'embedding_presets', 'embedding_priors',
-           'embeddings_name', 'write_embedding_files', 'readout_models', 'write_readout_figure', 'report_name',
-           'update_manifest', 'write_figures', 'write_report', 'log_leaks', 'shared_folder', 'run_experiment',
-           'check_once', 'run_checks', 'run_crossval_experiment', 'run_evaluation', 'run_audit']
+           'embeddings_name', 'is_converted', 'write_embedding_files', 'readout_models', 'write_readout_figure',
+           'report_name', 'update_manifest', 'write_figures', 'write_report', 'log_leaks', 'shared_folder',
+           'run_experiment', 'check_once', 'run_checks', 'run_crossval_experiment', 'run_evaluation', 'run_audit']
 
 # %% ../nbs/730_experiment.ipynb #7d372349
 import shutil
@@ -40,6 +40,7 @@ from .models.capabilities import HasLinearReadout
 from .models.embedding_based import EmbeddingReconstructor
 from .models.registry import get_model_spec, make_model, split_entry
 from .models.settings import ModelParams, check_settings_used, flatten_settings, params_of
+from .outside_images import OutsideImages
 from .permutation import permutation_null
 from .plots import save_figure
 from .prior_choice import PriorImages, entries_of, prior_records
@@ -99,6 +100,19 @@ def embeddings_name(split: Split) -> str:
     spec = spec_of_split(split.name)
     return "digit69" if spec is None else spec.embeddings_name
 
+# %% ../nbs/730_experiment.ipynb #b92b77a6
+def is_converted(
+    file: Path, split: Split, preset: str, seed: int, outside: OutsideImages | None
+) -> bool:
+    "Whether an embeddings file is there that was made from the same rows with the same settings."
+    facts = file.with_name(f"{file.stem}_metadata.json")
+    if not (file.is_file() and facts.is_file()):
+        return False
+    expected = {"sha256": split.digest, "preset": preset, "seed": seed}
+    expected["outside"] = outside and outside.record()
+    found = read_json(facts)
+    return all(found.get(key) == value for key, value in expected.items())
+
 # %% ../nbs/730_experiment.ipynb #1d35a9b0
 def write_embedding_files(
     split: Split,
@@ -109,6 +123,7 @@ def write_embedding_files(
     outside: PriorImages | None = None,
     params: ModelParams | None = None,
     shared_dir: Path | None = None,
+    resume: bool = False,  # keep files that are there
 ) -> None:
     """The embeddings that `models` learnt from, in the promised files, and the picture of their alignment.
 
@@ -121,7 +136,13 @@ def write_embedding_files(
             options = {"preset": embedding_preset, "seed": seed, "name": name}
             options["shared_dir"] = shared_dir
             folder = out / "embeddings" / subfolder
-            data = converter.convert(split, folder, **options, outside=images)
+            file = folder / f"{name}_embeddings.npz"
+            if resume and is_converted(
+                file, split, preset=embedding_preset, seed=seed, outside=images
+            ):
+                data = converter.load_embeddings(file)
+            else:
+                data = converter.convert(split, folder, **options, outside=images)
             figure = out / "figures" / f"embedding_alignment{ending}.png"
             save_figure(converter.plot_alignment(data), figure)
 
@@ -237,7 +258,7 @@ def run_experiment(
             options = (preset, seed, resume, allow_overlap, n_jobs, outside, params, shared_dir)
             run_models(split, models, out, *options, meter)
             with meter.stage("embedding files"):
-                sources = (outside, params, shared_dir)
+                sources = (outside, params, shared_dir, resume)
                 write_embedding_files(split, out, models, preset, seed, *sources)
         with meter.stage("page"):
             write_training_figures(out, models)

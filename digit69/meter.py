@@ -56,7 +56,7 @@ class Part:
         self.done, self.total = done, total
 
     def enter_or_leave_shared(self, done: int, now: float) -> None:
-        "Fits that are shared, or awaited, say nothing of how fast its own fit is: the clock starts after them."
+        "Shared fits, made or awaited, say nothing of how fast its own is: the clock starts after them."
         if self.own is not None and done:
             self.expected, self.started = self.own, now
         self.what = "" if done else SHARED

@@ -152,8 +152,8 @@ def describe_score(entry: dict) -> str:
     if entry["pcc"]["mean"] is None:
         return "not scored, because the stimuli are hidden"
     pcc, ssim = (f"{entry[metric]['mean']:.2f}" for metric in ("pcc", "ssim"))
-    told = f"{entry['identification']['mean']:.0%}"
-    return f"PCC {pcc}, SSIM {ssim}; told from another stimulus' in {told} of pairs"
+    told = f"{100 * entry['identification']['mean']:.0f} %"
+    return f"PCC {pcc}, SSIM {ssim}, the right one of two stimuli in {told} of pairs"
 
 # %% ../nbs/708_run_summary.ipynb #888b7f4e
 def describe_model(run: Run, name: str) -> str:
