@@ -121,7 +121,7 @@ class TwoStageParams(TrainsLatentDiffusion):
         embedding_preset: str = "quick",  # of the embedding pipeline: smoke, quick or full
         device: str = "auto",  # where the networks train
         pattern_steps: int = 150,  # training steps of each pattern generator
-        optim_steps: int = 300,  # training steps of the denoiser
+        optim_steps: int = 600,  # training steps of the denoiser
         batch: int = 128,  # pairs in a step, of both
         lr: float = 1e-3,  # largest learning rate, of both
         hidden: int = 512,  # width of the pattern generator
