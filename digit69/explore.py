@@ -150,7 +150,7 @@ def show_film(explorer: Explorer) -> None:
     explorer.parts["now"].value = answer_section(explorer.session, state, prediction)
 
 # %% ../nbs/760_explore.ipynb #26b9fe9b
-def list_values(control: widgets.SelectionSlider) -> list:
+def list_values(control: widgets.Dropdown) -> list:
     """The values of all options of a control; options may be values, or pairs of name and value."""
     options = list(control.options)
     if isinstance(options[0], tuple):

@@ -22,6 +22,7 @@ from digit69.explore_html import (
 from digit69.explore_session import (
     ExplorerSession,
     ExplorerState,
+    OtherAnswer,
     chosen_model,
     current_scores,
     kept_scores,
@@ -78,9 +79,14 @@ def scores_section(session: ExplorerSession, state: ExplorerState, prediction: P
     )
 
 # %% ../nbs/757_explore_sections.ipynb #af3ef8c6
-def models_section(session: ExplorerSession, state: ExplorerState) -> str:
-    """The answers of all models."""
-    answers = [other_answer(session, state, name) for name in session.names]
+def models_section(session: ExplorerSession, state: ExplorerState, prediction: Prediction) -> str:
+    """The answers of all models; that of the chosen one is `prediction`."""
+    answers = []
+    for name in session.names:
+        answer = other_answer(session, state, name)
+        if name == state.model:
+            answer = OtherAnswer(name, prediction.image, is_current=True)
+        answers.append(answer)
     return models_html([(answer.name, answer.image, answer.is_current) for answer in answers])
 
 # %% ../nbs/757_explore_sections.ipynb #eb5c8288
@@ -112,6 +118,6 @@ def page_sections(
     yield "film", ""  # shows something only while a digit is watched as it forms
     yield "samples", samples_html(prediction.samples)
     yield "scores", scores_section(session, state, prediction)
-    yield "models", models_section(session, state)
+    yield "models", models_section(session, state, prediction)
     yield "nearest", nearest_section(session, prediction)
     yield "voxels", evidence_html(state_evidence(session, state), session.class_names)

@@ -101,14 +101,28 @@ ANSWER = """(() => {
 FIND_LABEL = """const labels = [...document.querySelectorAll('.widget-label')];
 const label = labels.find(l => l.textContent === arguments[0]);"""
 
-# The part of a slider that the keyboard moves.
-HANDLE = FIND_LABEL + "return label ? label.parentElement.querySelector('.noUi-handle') : null;"
+# The part of a control that takes the keyboard: the handle of a slider, a menu, or the button that is pressed.
+HANDLE = (
+    FIND_LABEL
+    + """return label ? label.parentElement.querySelector(
+  '.noUi-handle, select, .jupyter-button.mod-active') : null;"""
+)
+
+# The button after the pressed one, or before it; null at either end, and for other controls.
+NEIGHBOR = (
+    FIND_LABEL
+    + """const buttons = [...label.parentElement.querySelectorAll('.jupyter-button')];
+return buttons[buttons.findIndex(b => b.classList.contains('mod-active')) + arguments[1]] || null;"""
+)
 
 IS_SHOWN = FIND_LABEL + "return !!(label && label.offsetParent);"
 
 READOUT = (
     FIND_LABEL
-    + "return label ? label.parentElement.querySelector('.widget-readout').innerText : null;"
+    + """if (!label) return null;
+const menu = label.parentElement.querySelector('select');
+if (menu) return menu.selectedOptions[0].text;
+return label.parentElement.querySelector('.widget-readout, .mod-active').innerText.trim();"""
 )
 
 # Milliseconds from a key to the next answer (ms), and to the latest one (last): a search or a slow sampler
@@ -171,6 +185,19 @@ def focus(driver, element, name):
     assert has_focus, f"'{name}' cannot be reached by keyboard"
 
 
+def use_key(driver, label, handle, key):
+    "Send a key to a slider or a menu; with buttons, an arrow goes to the next one and presses it."
+    from selenium.webdriver.common.keys import Keys
+
+    step = {Keys.ARROW_LEFT: -1, Keys.ARROW_RIGHT: 1}.get(key)
+    button = driver.execute_script(NEIGHBOR, label, step) if step else None
+    if button is None:
+        handle.send_keys(key)
+    else:
+        focus(driver, button, label)
+        button.send_keys(Keys.ENTER)
+
+
 def press(driver, label, keys):
     """Press keys on a control; of each that changed the picture: ms until the next and the final one."""
     handle = driver.execute_script(HANDLE, label)
@@ -178,7 +205,7 @@ def press(driver, label, keys):
     focus(driver, handle, label)
     times = []
     for key in keys:
-        handle.send_keys(key)
+        use_key(driver, label, handle, key)
         try:
             first = until("a new picture", lambda: driver.execute_script("return d69.ms"), 5)
         except AssertionError:
@@ -200,7 +227,7 @@ def click(driver, text):
 
 
 def read(driver, label):
-    "What a control shows beside its slider."
+    "What a control shows: the number beside a slider, the name chosen in a menu or among buttons."
     return driver.execute_script(READOUT, label)
 
 
@@ -231,7 +258,7 @@ def control_keys():
         "guidance": Keys.PAGE_UP,
         "sampler": Keys.ARROW_RIGHT,
         "seed": Keys.ARROW_RIGHT,
-        "row": Keys.ARROW_RIGHT,
+        "row": Keys.ARROW_DOWN,
         "estimate": Keys.ARROW_RIGHT,
     }
     return brain, model
@@ -261,7 +288,7 @@ def watch_film(driver):
 
 
 def move_model(driver, key, n_presses=1):
-    "Choose another model; at the end of the slider nothing changes."
+    "Choose another model; at the last of them nothing changes."
     try:
         press(driver, "model", [key] * n_presses)
     except AssertionError as error:
