@@ -160,7 +160,6 @@ def crossval(
     \b
     Examples:
       digit69 crossval --models ridge,posterior --prior own,mnist --folds 10 --out runs/cv
-      digit69 crossval --models ridge,posterior --repeats 3 --null 200 --learning-curve --jobs 2 --out runs/cv
       digit69 crossval --models ridge --engine dask --scheduler tcp://HOST:8786 --out runs/cv
       digit69 crossval --models all --once diffusion --repeats 3 --null 200 --out runs/all"""
     device = setup_process(be_quiet, device)
@@ -170,16 +169,14 @@ def crossval(
     from digit69.prior_choice import choose_priors
 
     names, params = parse_models(models), parse_params(settings)
-    where = {
-        "n_jobs": n_jobs or affordable_jobs(),
-        "scheduler": resolve_scheduler(engine, scheduler),
-    }
+    n_jobs = n_jobs or affordable_jobs()
+    where = {"n_jobs": n_jobs, "scheduler": resolve_scheduler(engine, scheduler)}
     rows = load_dataset(data).pooled()
     choice = choose_priors(names, prior, rows, prior_size)
     fit = (protocol, n_splits, n_repeats, preset.value, seed)
     checks = {"null": null, "learning": learning, "once": tuple(split_names(once))}
-    options = {**where, **checks, "outside": choice.outside, "params": params}
-    options |= {"device": device, "spec": data}
+    facts = {"outside": choice.outside, "params": params, "device": device, "spec": data}
+    options = {**where, **checks, **facts}
     print_run(run_crossval_experiment(rows, choice.entries, out, *fit, **options))
 
 # %% ../nbs/810_cli_runs.ipynb #f161c00c

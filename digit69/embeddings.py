@@ -158,6 +158,14 @@ class KnowsImages(EncoderPair):
 class FitsEmbeddings(KnowsImages):
     """The steps of fitting, each from `config` and `seed`; see `EmbeddingPipeline`."""
 
+    def _fit_likelihood(self, *task) -> LikelihoodPipeline:
+        """What `fit_likelihood_pipeline` gives, with the time it took here."""
+        with stopwatch() as seconds:
+            likelihood = fit_likelihood_pipeline(*task)
+        self.seconds_of_likelihood_ = seconds()
+        self.costs_ = (likelihood.cost_,)
+        return likelihood
+
     def _fit_image_encoder(
         self, image_encoder: nn.Module | None, exclude: ExclusionList | None
     ) -> None:
@@ -199,7 +207,7 @@ class EmbeddingPipeline(SamplesEmbeddings, FitsEmbeddings):
     After `fit`:
 
     - `encoder_`, `image_encoder_`: the two encoders
-    - `cross_fitted_` (N,512): each training row as a likelihood reads it that saw neither it nor its stimulus
+    - `cross_fitted_` (N,512): training rows as likelihoods read them that saw neither row nor stimulus
     - `folds_`: [(likelihood, rows that it read)]
     - `images_` (N,28,28), `stimuli_` (N,): of train; repeats of a stimulus share a number
     - `known_images_` (P,28,28), `known_stimuli_`, `known_labels_` (P,): those, then images from outside
@@ -227,12 +235,8 @@ class EmbeddingPipeline(SamplesEmbeddings, FitsEmbeddings):
         if len(np.unique(self.stimuli_)) < 4:
             raise DataError("the embedding stage needs at least four different stimuli")
         self.histories_ = {}
-        with stopwatch() as seconds:
-            likelihood = fit_likelihood_pipeline(
-                train, self.config.likelihood, self.seed, exclude, outside, shared_dir
-            )
-        self.seconds_of_likelihood_ = seconds()
-        self.costs_ = (likelihood.cost_,)
+        task = (train, self.config.likelihood, self.seed, exclude, outside, shared_dir)
+        likelihood = self._fit_likelihood(*task)
         self._know_images(likelihood)
         self._fit_image_encoder(image_encoder, exclude)
         self.mean_ = train.fmri.mean(0, dtype=float).astype(np.float32)

@@ -6,7 +6,8 @@
 __all__ = ['RUN_STAGES', 'CROSSVAL_STAGES', 'write_audit', 'write_training_figures', 'embedding_presets', 'embedding_priors',
            'embeddings_name', 'is_converted', 'write_embedding_files', 'readout_models', 'write_readout_figure',
            'report_name', 'update_manifest', 'write_figures', 'write_report', 'log_leaks', 'shared_folder',
-           'run_experiment', 'check_once', 'run_checks', 'run_crossval_experiment', 'run_evaluation', 'run_audit']
+           'check_before_work', 'run_experiment', 'check_once', 'run_checks', 'run_crossval_experiment',
+           'run_evaluation', 'run_audit']
 
 # %% ../nbs/730_experiment.ipynb #7d372349
 import shutil
@@ -225,6 +226,16 @@ def shared_folder(out: Path) -> Iterator[Path]:
         yield Path(folder)
 
 # %% ../nbs/730_experiment.ipynb #10808d8b
+def check_before_work(
+    models: list[str], rows: BrainDataset, params: ModelParams | None
+) -> list[str]:
+    "The models that can be fitted, baselines first; what cannot be done is said before a folder is made."
+    names, skipped = add_baselines(models, rows)
+    check_settings_used(params, [*names, *skipped])
+    check_kernel()
+    return names
+
+# %% ../nbs/730_experiment.ipynb #af24d2e5
 def run_experiment(
     split: Split,
     models: list[str],
@@ -241,10 +252,7 @@ def run_experiment(
 ) -> Run:
     "Audit -> fit -> reconstruct -> score -> figures -> HTML report, in one run folder."
     check_train_test_overlap(split, allow_overlap)
-    # what cannot be done is said before a folder is made
-    names, skipped = add_baselines(models, split.train)
-    check_settings_used(params, [*names, *skipped])
-    check_kernel()
+    names = check_before_work(models, split.train, params)
     identity = {"seed": seed, "preset": preset, "set": flatten_settings(params)}
     out = init_run_dir(out, command="run", data=split.digest, **identity)
     settings = {"command": "run", "models": models, **identity}
@@ -314,10 +322,7 @@ def run_crossval_experiment(
     folds = make_folds(data, protocol, n_splits, n_repeats, seed)
     check_once(models, once)
     once = entries_of(once, models)
-    # what cannot be done is said before a folder is made
-    names, skipped = add_baselines(models, data)
-    check_settings_used(params, [*names, *skipped])
-    check_kernel()
+    names = check_before_work(models, data, params)
     identity = {"preset": preset, "protocol": protocol, "folds": n_splits, "repeats": n_repeats}
     identity["set"] = flatten_settings(params)
     out = init_run_dir(out, command="crossval", data=data.digest, seed=seed, **identity)

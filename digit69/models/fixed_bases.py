@@ -180,9 +180,8 @@ class FixedBases(Reconstructor):
         self.size_ = block_grid_size(train.images)
         patches = all_patches(self.size_)
         contrasts = patch_contrasts(train.images, patches)
-        predicted, self.alpha_ = cross_fit_ridge(
-            train, contrasts, self.alphas, self.n_splits, self.seed
-        )
+        choice = (self.alphas, self.n_splits, self.seed)
+        predicted, self.alpha_ = cross_fit_ridge(train, contrasts, *choice)
         basis = render_blocks(patches).reshape(len(patches), -1)
         coefficients = combination_weights(predicted, basis, train.images.reshape(train.n, -1))
         self.basis_ = (basis * coefficients[:, None]).astype(np.float32)

@@ -101,7 +101,7 @@ ANSWER = """(() => {
 FIND_LABEL = """const labels = [...document.querySelectorAll('.widget-label')];
 const label = labels.find(l => l.textContent === arguments[0]);"""
 
-# The part of a control that takes the keyboard: the handle of a slider, a menu, or the button that is pressed.
+# What takes the keyboard: the handle of a slider, a menu, or the button that is pressed.
 HANDLE = (
     FIND_LABEL
     + """return label ? label.parentElement.querySelector(
