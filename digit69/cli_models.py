@@ -10,7 +10,7 @@ __all__ = ['Samples', 'ExploredRun', 'ExploredData', 'LiveOut', 'Follow', 'use_a
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -37,6 +37,11 @@ from digit69.cli_options import (
 )
 from .core import DataError, ModelError
 from .data import BrainDataset
+
+if TYPE_CHECKING:
+    from digit69.data import Split
+    from digit69.models.base import Reconstructor
+    from digit69.prior_choice import PriorImages
 
 # %% ../nbs/820_cli_models.ipynb #6e4cfffd
 def use_all_cores() -> None:

@@ -156,11 +156,9 @@ def crossval(
     be_quiet: Quiet = False,
 ) -> None:
     """Cross-validate over all rows whose stimulus is known; a killed command goes on with its folds.
-
     \b
     Examples:
       digit69 crossval --models ridge,posterior --prior own,mnist --folds 10 --out runs/cv
-      digit69 crossval --models ridge --engine dask --scheduler tcp://HOST:8786 --out runs/cv
       digit69 crossval --models all --once diffusion --repeats 3 --null 200 --out runs/all"""
     device = setup_process(be_quiet, device)
     from digit69.datasets import load_dataset

@@ -273,11 +273,12 @@ def run_experiment(
             return write_report(out, {**settings, "seconds": seconds()}, page)
 
 # %% ../nbs/730_experiment.ipynb #c98d16e8
-def check_once(models: list[str], once: tuple[str, ...]) -> None:
-    "Raise a `DataError` for names in `once` that are not among the models."
+def check_once(models: list[str], once: tuple[str, ...]) -> tuple[str, ...]:
+    "The entries that `once` means; a `DataError` for names that are not among the models."
     unknown = sorted(name for name in once if not entries_of((name,), models))
     if unknown:
         raise DataError(f"--once names {', '.join(unknown)}, which is not among the models")
+    return entries_of(once, models)
 
 # %% ../nbs/730_experiment.ipynb #927d351f
 def run_checks(
@@ -320,8 +321,7 @@ def run_crossval_experiment(
     "Cross-validate -> audit -> checks -> figures -> HTML report, in one run folder; finished parts are kept."
     protocol, n_splits = choose_protocol(data, protocol, n_splits)
     folds = make_folds(data, protocol, n_splits, n_repeats, seed)
-    check_once(models, once)
-    once = entries_of(once, models)
+    once = check_once(models, once)
     names = check_before_work(models, data, params)
     identity = {"preset": preset, "protocol": protocol, "folds": n_splits, "repeats": n_repeats}
     identity["set"] = flatten_settings(params)
