@@ -21,18 +21,17 @@ from matplotlib.figure import Figure
 from .attribution import readout_components_figure
 from .converter import Digit69EmbeddingConverter
 from .core import DataError, log, stopwatch
-from .crossval import cross_validate, expected_folds
+from .crossval import cross_validate
 from .data import BrainDataset, Split
 from .datasets import spec_of_split
 from .diagnostics import diagnostic_figures, run_diagnostics
 from digit69.evaluation import (
     add_baselines,
     evaluate_files,
-    expected_seconds,
-    plan_fits,
     run_models,
 )
 from .files import atomic_write, read_json, write_json, write_text
+from .fit_plan import expected_folds, expected_seconds, plan_fits
 from .learning_curve import learning_curve
 from .manifest import build_manifest, init_run_dir
 from .meter import Meter

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .core import ModelError, is_quiet, listening, log, set_quiet, set_threads
-from .meter import Meter, RemarksOnly, reporting_to
+from .meter import Meter
+from .progress_files import RemarksOnly, reporting_to
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COSTS', 'nearest_training_mse', 'score_reconstructions', 'describe_data', 'TableEntry', 'unknown_scores',
-           'start_metrics', 'note_shared', 'write_targets', 'write_tables', 'score_run', 'drop_timings', 'fold_scores',
-           'paired_differences']
+           'start_metrics', 'note_shared', 'mean_shared', 'write_targets', 'write_tables', 'score_run', 'drop_timings',
+           'fold_scores', 'paired_differences']
 
 # %% ../nbs/605_scoring.ipynb #1b5cb033
 from dataclasses import dataclass, field
@@ -101,6 +101,18 @@ def note_shared(metrics: dict, name: str, shared: list[dict]) -> None:
         entry = noted.setdefault(fit["digest"][:16], {"what": fit["what"], "used_by": []})
         entry["seconds"] = fit["seconds"]
         entry["used_by"].append(name)
+
+# %% ../nbs/605_scoring.ipynb #1c57f290
+def mean_shared(fits_of_folds: list[list[dict]]) -> list[dict]:
+    """What the folds of a model shared with other models, in seconds of a fold on average."""
+    seconds = {}
+    for fits in fits_of_folds:
+        for fit in fits:
+            seconds.setdefault(fit["what"], []).append(fit["seconds"])
+    return [
+        {"what": what, "digest": what, "seconds": float(np.mean(values))}
+        for what, values in seconds.items()
+    ]
 
 # %% ../nbs/605_scoring.ipynb #97b77462
 def write_targets(file: Path, data: BrainDataset) -> None:

@@ -11,7 +11,7 @@ from digit69.crossval import cross_validate
 from digit69.data import BrainDataset, Split
 from digit69.embeddings import EmbeddingPipeline
 from digit69.encoders import EMBEDDING_PRESETS
-from digit69.evaluation import detect_leakage
+from digit69.leaks import detect_leakage
 from digit69.models.base import Reconstructor
 from digit69.models.registry import MODELS, make_model, register
 from digit69.outside_images import deduplicate

@@ -9,7 +9,8 @@ import pytest
 from digit69.augmentation import augment
 from digit69.crossval import cross_validate
 from digit69.data import Split
-from digit69.evaluation import detect_leakage, fit_and_reconstruct
+from digit69.evaluation import fit_and_reconstruct
+from digit69.leaks import detect_leakage
 from digit69.metrics import binary_metrics
 from digit69.models.base import load_model
 from digit69.models.pattern_generator import binary_pattern
