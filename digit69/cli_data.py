@@ -97,8 +97,8 @@ def data_audit(
     Example:
       digit69 data audit miyawaki --strict --out runs/audit"""
     setup_process(be_quiet)
+    from digit69.audit_run import run_audit
     from digit69.datasets import load_dataset
-    from digit69.experiment import run_audit
 
     audit, page = run_audit(load_dataset(data), data, out, seed)
     print(*audit.lines(), sep="\n")

@@ -156,6 +156,7 @@ def crossval(
     be_quiet: Quiet = False,
 ) -> None:
     """Cross-validate over all rows whose stimulus is known; a killed command goes on with its folds.
+
     \b
     Examples:
       digit69 crossval --models ridge,posterior --prior own,mnist --folds 10 --out runs/cv
@@ -173,8 +174,8 @@ def crossval(
     choice = choose_priors(names, prior, rows, prior_size)
     fit = (protocol, n_splits, n_repeats, preset.value, seed)
     checks = {"null": null, "learning": learning, "once": tuple(split_names(once))}
-    facts = {"outside": choice.outside, "params": params, "device": device, "spec": data}
-    options = {**where, **checks, **facts}
+    options = {**where, **checks, "outside": choice.outside, "params": params}
+    options |= {"device": device, "spec": data}
     print_run(run_crossval_experiment(rows, choice.entries, out, *fit, **options))
 
 # %% ../nbs/810_cli_runs.ipynb #f161c00c

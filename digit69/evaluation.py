@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['unmet_need', 'add_baselines', 'FitResult', 'fit_shared_first', 'fit_and_reconstruct', 'latency_ms', 'extra_outputs',
            'name_entries', 'fingerprint', 'remove_checkpoints', 'write_model', 'run_model', 'write_extra_entries',
-           'fit_all', 'collect_entries', 'run_models', 'load_entries', 'fit_baseline', 'evaluate_files']
+           'fit_all', 'collect_entries', 'run_models']
 
-# %% ../nbs/615_evaluation.ipynb #1d2020a0
+# %% ../nbs/615_evaluation.ipynb #14c08c92
 import os
 import tempfile
 from contextlib import ExitStack, nullcontext
@@ -63,7 +63,7 @@ def add_baselines(models: list[str], train: BrainDataset) -> tuple[list[str], di
         raise ModelError(f"{reasons}: choose another model")
     return [name for name in wanted if name not in skipped], skipped
 
-# %% ../nbs/615_evaluation.ipynb #12ecc9b4
+# %% ../nbs/615_evaluation.ipynb #ca9fb4a5
 @dataclass(frozen=True)
 class FitResult:
     """A model fitted on train, with its reconstructions of the test rows."""
@@ -75,7 +75,7 @@ class FitResult:
     n_replaced: int  # copies of test stimuli that were kept out of the images the model invents
     shared: tuple[SharedFit, ...] = ()  # what it learnt from and shares with other models
 
-# %% ../nbs/615_evaluation.ipynb #d75dc09e
+# %% ../nbs/615_evaluation.ipynb #e48a8eb0
 def fit_shared_first(
     model: Reconstructor, split: Split, options: FitOptions
 ) -> tuple[SharedFit, ...]:
@@ -85,7 +85,7 @@ def fit_shared_first(
         shared = model.fit_shared(split.train, options)
     return shared
 
-# %% ../nbs/615_evaluation.ipynb #8e31647d
+# %% ../nbs/615_evaluation.ipynb #c9b33f8c
 def fit_and_reconstruct(
     name: str,
     split: Split,
@@ -114,7 +114,7 @@ def fit_and_reconstruct(
     n_replaced = exclude.n_replaced + sum(fit.n_replaced for fit in shared)
     return FitResult(name, model, reconstructions, seconds(), n_replaced, shared)
 
-# %% ../nbs/615_evaluation.ipynb #250c9c74
+# %% ../nbs/615_evaluation.ipynb #de03978f
 def latency_ms(model: Reconstructor, fmri: np.ndarray, n_tries: int = 3) -> float:
     """Milliseconds per image when all rows (N,V) are reconstructed in one batch.
 
@@ -126,7 +126,7 @@ def latency_ms(model: Reconstructor, fmri: np.ndarray, n_tries: int = 3) -> floa
         times.append(seconds())
     return 1000 * min(times) / len(fmri)
 
-# %% ../nbs/615_evaluation.ipynb #1b6195a2
+# %% ../nbs/615_evaluation.ipynb #a89bcf18
 def extra_outputs(
     model: Reconstructor, fmri: np.ndarray, n_samples: int = 19, seed: int = 0
 ) -> dict:
@@ -143,7 +143,7 @@ def extra_outputs(
                 outputs[f"estimate_{kind}"] = images
     return outputs
 
-# %% ../nbs/615_evaluation.ipynb #4dc6cb56
+# %% ../nbs/615_evaluation.ipynb #ed4edc91
 def name_entries(name: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of a model's .npz file as entries of a table, each (N,28,28).
 
@@ -157,7 +157,7 @@ def name_entries(name: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarr
             entries[f"{name}_{key.removeprefix('estimate_')}"] = images
     return entries
 
-# %% ../nbs/615_evaluation.ipynb #27ff7b51
+# %% ../nbs/615_evaluation.ipynb #ef669a59
 def fingerprint(
     model: Reconstructor, split: Split, outside: OutsideImages | None = None
 ) -> dict[str, str]:
@@ -170,7 +170,7 @@ def fingerprint(
     }
     return marks if outside is None else {**marks, "outside": outside.digest}
 
-# %% ../nbs/615_evaluation.ipynb #c3a376e0
+# %% ../nbs/615_evaluation.ipynb #b728a17f
 def _is_finished(out: Path, name: str, expected: dict[str, str]) -> bool:
     """Whether the files of an identical fit are there and readable."""
     try:
@@ -180,13 +180,13 @@ def _is_finished(out: Path, name: str, expected: dict[str, str]) -> bool:
     except (DataError, KeyError, TypeError):
         return False
 
-# %% ../nbs/615_evaluation.ipynb #81b68462
+# %% ../nbs/615_evaluation.ipynb #f90655a2
 def remove_checkpoints(folder: Path) -> None:
     """Delete training checkpoints below a model's folder: it is saved, or starts anew."""
     for file in (folder / "training").glob("*.checkpoint.pth"):
         file.unlink()
 
-# %% ../nbs/615_evaluation.ipynb #fd0fa1cb
+# %% ../nbs/615_evaluation.ipynb #6d43fe18
 def _began_alike(training: Path, marks: dict[str, str]) -> bool:
     """Whether a training that may have left checkpoints began with the same images from outside.
 
@@ -198,7 +198,7 @@ def _began_alike(training: Path, marks: dict[str, str]) -> bool:
     write_json(file, marks["outside"])
     return is_alike
 
-# %% ../nbs/615_evaluation.ipynb #51ca749d
+# %% ../nbs/615_evaluation.ipynb #a641a7e9
 def write_model(result: FitResult, split: Split, out: Path, seed: int = 0) -> dict:
     """Save a fitted model and its reconstructions in a run folder; returns its costs."""
     model = result.model
@@ -219,7 +219,7 @@ def write_model(result: FitResult, split: Split, out: Path, seed: int = 0) -> di
     write_npz(file, reconstructions=result.reconstructions, **extra)
     return costs
 
-# %% ../nbs/615_evaluation.ipynb #580396c8
+# %% ../nbs/615_evaluation.ipynb #8de8d886
 def run_model(
     name: str,
     split: Split,
@@ -251,7 +251,7 @@ def run_model(
     write_json(folder / "fit.json", {"fingerprint": marks, **costs})
     return costs
 
-# %% ../nbs/615_evaluation.ipynb #e6d185a0
+# %% ../nbs/615_evaluation.ipynb #23d2e84f
 def write_extra_entries(out: Path, name: str) -> dict[str, np.ndarray]:
     """Further entries of a model in a run folder, each written as a file of its own."""
     with np.load(out / "reconstructions" / f"{name}.npz", allow_pickle=False) as arrays:
@@ -261,7 +261,7 @@ def write_extra_entries(out: Path, name: str) -> dict[str, np.ndarray]:
         write_npz(out / "reconstructions" / f"{title}.npz", reconstructions=images)
     return entries
 
-# %% ../nbs/615_evaluation.ipynb #084e0355
+# %% ../nbs/615_evaluation.ipynb #9a69fdbf
 def fit_all(
     names: list[str],
     split: Split,
@@ -290,7 +290,7 @@ def fit_all(
         finished = dict(run_with_meter(meter, order, n_jobs, tasks))
     return {order[number]: costs for number, costs in finished.items()}
 
-# %% ../nbs/615_evaluation.ipynb #42405c8c
+# %% ../nbs/615_evaluation.ipynb #d088f1ce
 def collect_entries(out: Path, costs: dict[str, dict], names: list[str]) -> dict[str, TableEntry]:
     """The entries of a run's table: the models by `names`, each followed by its further answers."""
     entries = {}
@@ -301,7 +301,7 @@ def collect_entries(out: Path, costs: dict[str, dict], names: list[str]) -> dict
             entries[title] = TableEntry(images)
     return entries
 
-# %% ../nbs/615_evaluation.ipynb #015fb07e
+# %% ../nbs/615_evaluation.ipynb #4f2ba854
 def run_models(
     split: Split,
     models: list[str],
@@ -330,40 +330,3 @@ def run_models(
     costs = fit_all(names, split, out, options, n_jobs, shared_dir, meter)
     with meter.stage("scores") if meter else nullcontext():
         return score_run(split, collect_entries(out, costs, names), out, seed, skipped)
-
-# %% ../nbs/615_evaluation.ipynb #eb601d15
-def load_entries(files: list[str | Path]) -> dict[str, TableEntry]:
-    """Reconstruction files as entries named by their stems."""
-    entries = {Path(file).stem: TableEntry(load_reconstructions(file)) for file in files}
-    if len(entries) < len(files):
-        raise DataError(
-            "two of the files have the same name: rename one, the name identifies it in the table"
-        )
-    return entries
-
-# %% ../nbs/615_evaluation.ipynb #decfb4a3
-def fit_baseline(name: str, split: Split, seed: int = 0) -> TableEntry:
-    """A baseline on a split, as an entry."""
-    result = fit_and_reconstruct(name, split, seed=seed)
-    costs = {"n_parameters": result.model.n_parameters, "train_seconds": result.seconds}
-    return TableEntry(result.reconstructions, costs)
-
-# %% ../nbs/615_evaluation.ipynb #eb78ac04
-def evaluate_files(
-    split: Split,
-    files: list[str | Path],
-    out: str | Path,
-    seed: int = 0,
-    allow_overlap: bool = False,
-) -> dict:
-    """Score .npz files of reconstructions beside the baselines; returns what metrics.json holds."""
-    check_train_test_overlap(split, allow_overlap)
-    split.test.require("images", "evaluate")
-    loaded = load_entries(files)
-    names, skipped = add_baselines(baseline_models(), split.train)
-    baselines = {name: fit_baseline(name, split, seed) for name in names if name not in loaded}
-    entries = {**baselines, **loaded}
-    for name, entry in entries.items():
-        file = Path(out) / "reconstructions" / f"{name}.npz"
-        write_npz(file, reconstructions=entry.reconstructions)
-    return score_run(split, entries, out, seed, skipped)

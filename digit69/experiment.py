@@ -7,9 +7,9 @@ __all__ = ['RUN_STAGES', 'CROSSVAL_STAGES', 'write_audit', 'write_training_figur
            'embeddings_name', 'is_converted', 'write_embedding_files', 'readout_models', 'write_readout_figure',
            'report_name', 'update_manifest', 'write_figures', 'write_report', 'log_leaks', 'shared_folder',
            'check_before_work', 'run_experiment', 'check_once', 'run_checks', 'run_crossval_experiment',
-           'run_evaluation', 'run_audit']
+           'run_evaluation']
 
-# %% ../nbs/730_experiment.ipynb #7d372349
+# %% ../nbs/730_experiment.ipynb #fd42fa45
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,11 +25,8 @@ from .crossval import cross_validate
 from .data import BrainDataset, Split
 from .datasets import spec_of_split
 from .diagnostics import diagnostic_figures, run_diagnostics
-from digit69.evaluation import (
-    add_baselines,
-    evaluate_files,
-    run_models,
-)
+from .evaluate_files import evaluate_files
+from .evaluation import add_baselines, run_models
 from .files import atomic_write, read_json, write_json, write_text
 from .fit_plan import expected_folds, expected_seconds, plan_fits
 from .learning_curve import learning_curve
@@ -53,7 +50,7 @@ from .splits import check_train_test_overlap, choose_protocol, make_folds
 from .tasks import is_fast
 from .training import History, training_curves
 
-# %% ../nbs/730_experiment.ipynb #3d5f749a
+# %% ../nbs/730_experiment.ipynb #aa612198
 def write_audit(split: Split, out: Path, seed: int = 0) -> Audit:
     "Audit a split; writes audit.json and figures/data_quality_analysis.png."
     result = audit(split, seed)
@@ -63,7 +60,7 @@ def write_audit(split: Split, out: Path, seed: int = 0) -> Audit:
     )
     return result
 
-# %% ../nbs/730_experiment.ipynb #169642ab
+# %% ../nbs/730_experiment.ipynb #7846220e
 def write_training_figures(out: Path, models: list[str]) -> None:
     "Loss curves of all models that trained by steps, and their sample grids, into figures/."
     files = {name: out / "models" / name / "history.json" for name in models}
@@ -77,7 +74,7 @@ def write_training_figures(out: Path, models: list[str]) -> None:
         with atomic_write(out / "figures" / grid.name) as temporary:
             temporary.write_bytes(grid.read_bytes())
 
-# %% ../nbs/730_experiment.ipynb #84f7bf32
+# %% ../nbs/730_experiment.ipynb #99713b42
 def embedding_presets(
     models: list[str], preset: str, params: ModelParams | None = None
 ) -> list[str]:
@@ -100,7 +97,7 @@ def embeddings_name(split: Split) -> str:
     spec = spec_of_split(split.name)
     return "digit69" if spec is None else spec.embeddings_name
 
-# %% ../nbs/730_experiment.ipynb #b92b77a6
+# %% ../nbs/730_experiment.ipynb #d4c8b8c3
 def is_converted(
     file: Path, split: Split, preset: str, seed: int, outside: OutsideImages | None
 ) -> bool:
@@ -113,7 +110,7 @@ def is_converted(
     found = read_json(facts)
     return all(found.get(key) == value for key, value in expected.items())
 
-# %% ../nbs/730_experiment.ipynb #1d35a9b0
+# %% ../nbs/730_experiment.ipynb #f7dc61e8
 def write_embedding_files(
     split: Split,
     out: Path,
@@ -146,13 +143,13 @@ def write_embedding_files(
             figure = out / "figures" / f"embedding_alignment{ending}.png"
             save_figure(converter.plot_alignment(data), figure)
 
-# %% ../nbs/730_experiment.ipynb #d91653a7
+# %% ../nbs/730_experiment.ipynb #399a1a06
 def readout_models(names: list[str]) -> list[str]:
     "Models with a linear read-out that are fast enough to be fitted once more for a picture."
     fast = [name for name in names if is_fast(name)]
     return [name for name in fast if issubclass(get_model_spec(name).estimator, HasLinearReadout)]
 
-# %% ../nbs/730_experiment.ipynb #199971d5
+# %% ../nbs/730_experiment.ipynb #7e8da7bf
 def write_readout_figure(
     data: BrainDataset,
     names: list[str],
@@ -170,23 +167,23 @@ def write_readout_figure(
         )
         save_figure(figure, out / "figures" / "components.png")
 
-# %% ../nbs/730_experiment.ipynb #262d016d
+# %% ../nbs/730_experiment.ipynb #4a70d9c0
 def report_name(run: Run) -> str:
     "The report page that belongs to a run folder."
     return "crossval" if (run.folder / "folds").is_dir() else "evaluate"
 
-# %% ../nbs/730_experiment.ipynb #395714df
+# %% ../nbs/730_experiment.ipynb #90363104
 def update_manifest(out: Path, **entries) -> None:
     "Add entries to the manifest of a run folder, or change them."
     write_json(out / "manifest.json", {**read_json(out / "manifest.json"), **entries})
 
-# %% ../nbs/730_experiment.ipynb #1a94b47f
+# %% ../nbs/730_experiment.ipynb #6fd15aab
 def write_figures(out: Path, figures: dict[str, Figure]) -> None:
     "Figures {file name: figure} into figures/."
     for name, figure in figures.items():
         save_figure(figure, out / "figures" / name)
 
-# %% ../nbs/730_experiment.ipynb #afa4b9f9
+# %% ../nbs/730_experiment.ipynb #8cfe11bf
 def write_report(
     out: Path,  # a scored run folder
     facts: dict,  # for the manifest; {}: it stays as it is, and only the report is made again
@@ -203,19 +200,19 @@ def write_report(
     update_manifest(out, status="done")
     return load_run(out)
 
-# %% ../nbs/730_experiment.ipynb #0ce594fe
+# %% ../nbs/730_experiment.ipynb #57a9b571
 RUN_STAGES = {"audit": 3, "scores": 3, "embedding files": 4, "page": 25}  # expected seconds
 
-# %% ../nbs/730_experiment.ipynb #02e1fb44
+# %% ../nbs/730_experiment.ipynb #6a29cd3c
 CROSSVAL_STAGES = {"audit": 3, "checks": 30, "page": 25}  # expected seconds
 
-# %% ../nbs/730_experiment.ipynb #5d7b40b7
+# %% ../nbs/730_experiment.ipynb #20354580
 def log_leaks(result: Audit) -> None:
     "A remark for every leak that an audit found."
     for finding in result.leaks:
         log(f"audit: {finding.text}")
 
-# %% ../nbs/730_experiment.ipynb #f1d2fdf1
+# %% ../nbs/730_experiment.ipynb #022530bc
 @contextmanager
 def shared_folder(out: Path) -> Iterator[Path]:
     "An empty folder in a run folder, for the body only; what a killed run left is deleted and never read."
@@ -224,7 +221,7 @@ def shared_folder(out: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=out, prefix="shared-") as folder:
         yield Path(folder)
 
-# %% ../nbs/730_experiment.ipynb #10808d8b
+# %% ../nbs/730_experiment.ipynb #903aa3c5
 def check_before_work(
     models: list[str], rows: BrainDataset, params: ModelParams | None
 ) -> list[str]:
@@ -234,7 +231,7 @@ def check_before_work(
     check_kernel()
     return names
 
-# %% ../nbs/730_experiment.ipynb #af24d2e5
+# %% ../nbs/730_experiment.ipynb #f7cf90d2
 def run_experiment(
     split: Split,
     models: list[str],
@@ -271,7 +268,7 @@ def run_experiment(
             write_training_figures(out, models)
             return write_report(out, {**settings, "seconds": seconds()}, page)
 
-# %% ../nbs/730_experiment.ipynb #c98d16e8
+# %% ../nbs/730_experiment.ipynb #0bf79669
 def check_once(models: list[str], once: tuple[str, ...]) -> tuple[str, ...]:
     "The entries that `once` means; a `DataError` for names that are not among the models."
     unknown = sorted(name for name in once if not entries_of((name,), models))
@@ -279,7 +276,7 @@ def check_once(models: list[str], once: tuple[str, ...]) -> tuple[str, ...]:
         raise DataError(f"--once names {', '.join(unknown)}, which is not among the models")
     return entries_of(once, models)
 
-# %% ../nbs/730_experiment.ipynb #927d351f
+# %% ../nbs/730_experiment.ipynb #0ea8f5ec
 def run_checks(
     data: BrainDataset,
     names: list[str],
@@ -298,7 +295,7 @@ def run_checks(
     fit = {key: options[key] for key in ("preset", "seed", "outside", "params")}
     write_readout_figure(data, names, out, **fit)
 
-# %% ../nbs/730_experiment.ipynb #0c3e0f12
+# %% ../nbs/730_experiment.ipynb #645e5344
 def run_crossval_experiment(
     data: BrainDataset,
     models: list[str],
@@ -325,11 +322,10 @@ def run_crossval_experiment(
     identity = {"preset": preset, "protocol": protocol, "folds": n_splits, "repeats": n_repeats}
     identity["set"] = flatten_settings(params)
     out = init_run_dir(out, command="crossval", data=data.digest, seed=seed, **identity)
-    settings = {"preset": preset, "seed": seed}
-    options = {**settings, "n_jobs": n_jobs, "scheduler": scheduler}
+    options = {"preset": preset, "seed": seed, "n_jobs": n_jobs, "scheduler": scheduler}
     options |= {"outside": outside, "params": params}
-    settings |= {"command": "crossval", "models": models, "once": list(once)}
-    settings |= {"set": identity["set"], "prior": prior_records(outside), **facts}
+    settings = {"command": "crossval", "models": models, "once": list(once), "preset": preset}
+    settings |= {"seed": seed, "set": identity["set"], "prior": prior_records(outside), **facts}
     fits = expected_folds(names, len(folds), preset)
     with stopwatch() as seconds, Meter("crossval", CROSSVAL_STAGES, fits, n_jobs) as meter:
         plan = (protocol, n_splits, n_repeats)
@@ -341,7 +337,7 @@ def run_crossval_experiment(
         with meter.stage("page"):
             return write_report(out, {**settings, "seconds": seconds()})
 
-# %% ../nbs/730_experiment.ipynb #1c42af93
+# %% ../nbs/730_experiment.ipynb #1a6fdf3f
 def run_evaluation(
     split: Split,
     files: list[str | Path],  # .npz files with `reconstructions` (N,28,28) of the test rows
@@ -360,17 +356,3 @@ def run_evaluation(
     evaluate_files(split, files, out, seed, allow_overlap)
     facts = {"command": "evaluate", "files": files, "data": split.provenance, "seed": seed}
     return write_report(out, facts)
-
-# %% ../nbs/730_experiment.ipynb #27077fc3
-def run_audit(
-    split: Split,
-    data: str | Path,  # the SPEC that `split` was loaded by: the page loads it again
-    out: str | Path,
-    seed: int = 0,
-) -> tuple[Audit, Path]:
-    "Audit a split in a folder of its own; returns the audit and the page."
-    check_kernel()
-    out = init_run_dir(out, command="audit", data=split.digest, seed=seed)
-    result = write_audit(split, out, seed)
-    spec = str(Path(data).resolve()) if Path(data).exists() else str(data)
-    return result, run_notebook("quality", out / "reports", data=spec, seed=seed)

@@ -13,7 +13,8 @@ import pandas as pd
 from IPython.display import display
 
 from .data import Split
-from .evaluation import add_baselines, fit_baseline, latency_ms
+from .evaluate_files import fit_baseline
+from .evaluation import add_baselines, latency_ms
 from .files import read_json, write_npz
 from .models.base import Reconstructor
 from .models.capabilities import TrainsInSteps

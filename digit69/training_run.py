@@ -14,8 +14,9 @@ from pathlib import Path
 from .augmentation import ExclusionList
 from .core import ModelError, log, stopwatch
 from .data import Split
-from .evaluation import check_outside, detect_leakage, remove_checkpoints
+from .evaluation import remove_checkpoints
 from .files import read_json, write_json
+from .leaks import check_outside, detect_leakage
 from .manifest import build_manifest, init_run_dir
 from .models.base import FitOptions, Reconstructor, load_model
 from .models.capabilities import TrainsInSteps
