@@ -198,7 +198,8 @@ def facts_table(runs: list[Run]) -> pd.DataFrame:
         told = describe_settings(run.manifest.get("set")).removeprefix("set: ")
         rows[title] = {**facts, "seed": run.manifest.get("seed", ""), "set": told}
         rows[title]["data sha256"] = checksum
-    return pd.DataFrame.from_dict(rows, orient="index")
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table if table["set"].any() else table.drop(columns="set")
 
 # %% ../nbs/725_comparison.ipynb #b97c7815
 def comparability(runs: list[Run]) -> str:
