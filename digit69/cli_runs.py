@@ -7,7 +7,7 @@ __all__ = ['MISSION', 'Protocol', 'Folds', 'Repeats', 'Null', 'LearningCurve', '
            'Reconstructions', 'MoreFiles', 'RunFolders', 'GridFile', 'run', 'crossval', 'bench', 'evaluate', 'report',
            'batch']
 
-# %% ../nbs/810_cli_runs.ipynb #404ab205
+# %% ../nbs/810_cli_runs.ipynb #15289e17
 from pathlib import Path
 from typing import Annotated
 
@@ -41,12 +41,12 @@ from digit69.cli_options import (
     split_names,
 )
 
-# %% ../nbs/810_cli_runs.ipynb #7497c09e
+# %% ../nbs/810_cli_runs.ipynb #ebd5a317
 MISSION = (
     "mean,class_mean,ridge,regression,ldm,posterior"  # the ladder, and what the project is for
 )
 
-# %% ../nbs/810_cli_runs.ipynb #614ff869
+# %% ../nbs/810_cli_runs.ipynb #c0d6d32b
 def run(
     data: Data = "auto",
     models: Models = MISSION,
@@ -85,7 +85,7 @@ def run(
     facts = {"device": device, "spec": data}
     print_run(run_experiment(split, choice.entries, out, *options, **facts))
 
-# %% ../nbs/810_cli_runs.ipynb #b5cf1fa6
+# %% ../nbs/810_cli_runs.ipynb #5fae48fa
 Protocol = Annotated[
     str,
     typer.Option(
@@ -94,7 +94,7 @@ Protocol = Annotated[
     ),
 ]
 
-# %% ../nbs/810_cli_runs.ipynb #4cc20af2
+# %% ../nbs/810_cli_runs.ipynb #13a18a0e
 Folds = Annotated[
     int | None,
     typer.Option(
@@ -102,12 +102,12 @@ Folds = Annotated[
     ),
 ]
 
-# %% ../nbs/810_cli_runs.ipynb #b37134bc
+# %% ../nbs/810_cli_runs.ipynb #017dc047
 Repeats = Annotated[
     int, typer.Option("--repeats", min=1, help="how often all folds are drawn anew")
 ]
 
-# %% ../nbs/810_cli_runs.ipynb #00b2e041
+# %% ../nbs/810_cli_runs.ipynb #b72762ae
 Null = Annotated[
     int,
     typer.Option(
@@ -117,12 +117,12 @@ Null = Annotated[
     ),
 ]
 
-# %% ../nbs/810_cli_runs.ipynb #83c60322
+# %% ../nbs/810_cli_runs.ipynb #99897b96
 LearningCurve = Annotated[
     bool, typer.Option("--learning-curve", help="quality against the number of training rows")
 ]
 
-# %% ../nbs/810_cli_runs.ipynb #4462b4b3
+# %% ../nbs/810_cli_runs.ipynb #21f65d2f
 Once = Annotated[
     str,
     typer.Option(
@@ -133,7 +133,7 @@ Once = Annotated[
     ),
 ]
 
-# %% ../nbs/810_cli_runs.ipynb #4dccc8bd
+# %% ../nbs/810_cli_runs.ipynb #bae81cbe
 def crossval(
     data: Data = "auto",
     models: Models = "mean,class_mean,ridge",
@@ -160,7 +160,7 @@ def crossval(
     \b
     Examples:
       digit69 crossval --models ridge,posterior --prior own,mnist --folds 10 --out runs/cv
-      digit69 crossval --models all --once diffusion --repeats 3 --null 200 --out runs/all"""
+      digit69 crossval --models all --once diffusion --repeats 3 --null 200 --jobs 2"""
     device = setup_process(be_quiet, device)
     from digit69.datasets import load_dataset
     from digit69.experiment import run_crossval_experiment
@@ -168,17 +168,16 @@ def crossval(
     from digit69.prior_choice import choose_priors
 
     names, params = parse_models(models), parse_params(settings)
-    n_jobs = n_jobs or affordable_jobs()
-    where = {"n_jobs": n_jobs, "scheduler": resolve_scheduler(engine, scheduler)}
+    where = {"n_jobs": n_jobs or affordable_jobs()}
+    where["scheduler"] = resolve_scheduler(engine, scheduler)
     rows = load_dataset(data).pooled()
     choice = choose_priors(names, prior, rows, prior_size)
     fit = (protocol, n_splits, n_repeats, preset.value, seed)
-    checks = {"null": null, "learning": learning, "once": tuple(split_names(once))}
-    options = {**where, **checks, "outside": choice.outside, "params": params}
-    options |= {"device": device, "spec": data}
-    print_run(run_crossval_experiment(rows, choice.entries, out, *fit, **options))
+    where |= {"null": null, "learning": learning, "once": tuple(split_names(once))}
+    where |= {"outside": choice.outside, "params": params, "device": device, "spec": data}
+    print_run(run_crossval_experiment(rows, choice.entries, out, *fit, **where))
 
-# %% ../nbs/810_cli_runs.ipynb #f161c00c
+# %% ../nbs/810_cli_runs.ipynb #a6a8e231
 BenchModels = Annotated[
     str,
     typer.Option(
@@ -188,7 +187,7 @@ BenchModels = Annotated[
     ),
 ]
 
-# %% ../nbs/810_cli_runs.ipynb #4e984319
+# %% ../nbs/810_cli_runs.ipynb #fc4727e0
 Thorough = Annotated[
     bool,
     typer.Option(
@@ -197,7 +196,7 @@ Thorough = Annotated[
     ),
 ]
 
-# %% ../nbs/810_cli_runs.ipynb #61ce9e73
+# %% ../nbs/810_cli_runs.ipynb #1ba89deb
 def bench(
     data: Data = "auto",
     out: Out = Path("runs/bench"),
@@ -238,7 +237,7 @@ def bench(
     print(bench_text(run_bench(split, out, entries, *options)))
     print(f"table: {out / 'bench.csv'}, figure: {out / 'figures' / 'bench_pareto.png'}")
 
-# %% ../nbs/810_cli_runs.ipynb #1f8d7e3f
+# %% ../nbs/810_cli_runs.ipynb #9e7f0994
 Reconstructions = Annotated[
     list[Path],
     typer.Option(
@@ -246,12 +245,12 @@ Reconstructions = Annotated[
     ),
 ]
 
-# %% ../nbs/810_cli_runs.ipynb #eddcee1e
+# %% ../nbs/810_cli_runs.ipynb #f73e8e55
 MoreFiles = Annotated[
     list[Path] | None, typer.Argument(metavar="[FILE.npz ...]", help="further files")
 ]
 
-# %% ../nbs/810_cli_runs.ipynb #3f7c1e7e
+# %% ../nbs/810_cli_runs.ipynb #96dff113
 def evaluate(
     reconstructions: Reconstructions,
     more: MoreFiles = None,
@@ -273,10 +272,10 @@ def evaluate(
     files = [*reconstructions, *(more or [])]
     print_run(run_evaluation(load_dataset(data), files, out, seed, allow_overlap))
 
-# %% ../nbs/810_cli_runs.ipynb #86cdece4
+# %% ../nbs/810_cli_runs.ipynb #82837795
 RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN [RUN ...]", help="run folders")]
 
-# %% ../nbs/810_cli_runs.ipynb #4446fc55
+# %% ../nbs/810_cli_runs.ipynb #ec3971e1
 def report(runs: RunFolders, out: Out = Path("runs/compare"), be_quiet: Quiet = False) -> None:
     """Build the report of a finished run again; with several runs, one page that compares them, in --out.
 
@@ -297,7 +296,7 @@ def report(runs: RunFolders, out: Out = Path("runs/compare"), be_quiet: Quiet = 
     else:
         print_comparison(out / "comparison.csv", compare_runs(runs, writable_dir(out)))
 
-# %% ../nbs/810_cli_runs.ipynb #f32d7a18
+# %% ../nbs/810_cli_runs.ipynb #5debc9da
 GridFile = Annotated[
     Path,
     typer.Argument(
@@ -306,7 +305,7 @@ GridFile = Annotated[
     ),
 ]
 
-# %% ../nbs/810_cli_runs.ipynb #aecf2045
+# %% ../nbs/810_cli_runs.ipynb #a7c739f8
 def batch(
     grid: GridFile,
     out: Out = Path("runs/batch"),

@@ -5,13 +5,10 @@
 # %% auto #0
 __all__ = ['load_entries', 'fit_baseline', 'evaluate_files']
 
-# %% ../nbs/616_evaluate_files.ipynb #b5763ea0
-import tempfile
+# %% ../nbs/616_evaluate_files.ipynb #52e072b3
 from pathlib import Path
 
-import numpy as np
-
-from .core import DataError, set_threads
+from .core import DataError
 from .data import Split
 from .evaluation import add_baselines, fit_and_reconstruct
 from .files import write_npz
