@@ -51,7 +51,7 @@ def use_all_cores() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
 
 # %% ../nbs/820_cli_models.ipynb #45a03808
-def write_training_page(out: Path, data: str, prior: str, **settings: object) -> Path:
+def write_training_page(out: Path, data: str, prior: str, **page: object) -> Path:
     "Run the notebook `train` on a fitted model's folder: curves, sample grids, scores; returns the page."
     from digit69.report import run_notebook
 
@@ -60,7 +60,7 @@ def write_training_page(out: Path, data: str, prior: str, **settings: object) ->
     settings["prior"] = (
         Path(prior).resolve() if has_prior_file else "own"
     )  # mnist is in the entry
-    return run_notebook("train", out / "reports", out=out.resolve(), resume=True, **settings)
+    return run_notebook("train", out / "reports", out=out.resolve(), resume=True, **page)
 
 # %% ../nbs/820_cli_models.ipynb #9f25a49e
 def print_training(
@@ -118,8 +118,8 @@ def train(
     options = (preset.value, seed, resume, device, outside, params_of(entry, params))
     fitted = train_to_folder(split, entry, out, *options)
     print_training(fitted, entry, split, outside, settings, out)
-    settings = {"preset": preset.value, "seed": seed, "prior_size": prior_size}
-    print(f"report: {write_training_page(out, data, prior, model=entry, **settings)}")
+    page = {"model": entry, "preset": preset.value, "prior_size": prior_size, "seed": seed}
+    print(f"report: {write_training_page(out, data, prior, **page)}")
 
 # %% ../nbs/820_cli_models.ipynb #712e5210
 Samples = Annotated[

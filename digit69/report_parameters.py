@@ -7,17 +7,17 @@ __all__ = ['INJECTED', 'as_list', 'as_flag', 'as_mapping', 'assigned_names', 'un
 
 # %% ../nbs/716_report_parameters.ipynb #c24e5bff
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import yaml
 
 from .core import DataError
 
 # %% ../nbs/716_report_parameters.ipynb #9de27dd9
-def as_list(value: str | Iterable) -> list[str]:
-    "Several words: a list of them, or a text with commas."
-    words = value.split(",") if isinstance(value, str) else value
-    words = [str(word).strip() for word in words]
+def as_list(value: str | int | list | tuple) -> list[str]:
+    "Several words: a list of them, or a text with commas; a number is a word."
+    is_list = isinstance(value, list | tuple)
+    words = [str(word).strip() for word in (value if is_list else str(value).split(","))]
     return [word for word in words if word]
 
 # %% ../nbs/716_report_parameters.ipynb #903cab38

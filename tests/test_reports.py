@@ -72,7 +72,7 @@ def test_without_a_kernel_nothing_is_fitted(command, no_kernel, small_file, tmp_
     out = tmp_path / "out"
     assert digit69_here(command, "--data", small_file, option, "ridge", "--out", out) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "cannot start a Jupyter kernel" in line
+    assert "no Jupyter kernel starts" in line
     assert not out.exists()
 
 
