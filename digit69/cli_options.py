@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Data', 'Out', 'Models', 'Model', 'ModelFolder', 'Size', 'Seed', 'Device', 'Prior', 'PriorSize', 'Jobs', 'Resume',
            'Overlap', 'Quiet', 'Engine', 'Scheduler', 'Preset', 'EngineKind', 'registered_names', 'known_models',
-           'complete_names', 'complete_models', 'complete_spec', 'complete_priors', 'setup_process', 'split_names',
-           'parse_models', 'choose_one_prior', 'resolve_scheduler', 'print_facts', 'describe_rows', 'folder_size',
-           'print_run', 'print_comparison']
+           'complete_names', 'complete_models', 'complete_spec', 'complete_priors', 'choose_jobs', 'setup_process',
+           'split_names', 'parse_models', 'choose_one_prior', 'resolve_scheduler', 'print_facts', 'describe_rows',
+           'folder_size', 'print_run', 'print_comparison']
 
 # %% ../nbs/800_cli_options.ipynb #c937fbd3
 import os
@@ -149,6 +149,13 @@ PriorSize = Annotated[
         "--prior-size", min=1, metavar="N", help="use only N of the images from outside"
     ),
 ]
+
+# %% ../nbs/800_cli_options.ipynb #5a41280d
+def choose_jobs(n_jobs: int) -> int:
+    "The number of processes asked for; 0: as many as this machine affords."
+    from digit69.parallel import affordable_jobs
+
+    return n_jobs or affordable_jobs()
 
 # %% ../nbs/800_cli_options.ipynb #51fe779e
 Jobs = Annotated[

@@ -30,6 +30,7 @@ from digit69.cli_options import (
     Scheduler,
     Seed,
     Size,
+    choose_jobs,
     complete_models,
     parse_models,
     print_comparison,
@@ -71,14 +72,12 @@ def run(
     device = setup_process(be_quiet, device)
     from digit69.datasets import load_dataset
     from digit69.experiment import run_experiment
-    from digit69.parallel import affordable_jobs
     from digit69.prior_choice import choose_priors
 
     names = parse_models(models)
     split = load_dataset(data)
     choice = choose_priors(names, prior, split, prior_size)
-    n_jobs = n_jobs or affordable_jobs(len(choice.entries))
-    options = (preset.value, seed, resume, allow_overlap, n_jobs, choice.outside)
+    options = (preset.value, seed, resume, allow_overlap, choose_jobs(n_jobs), choice.outside)
     facts = {"device": device, "spec": data}
     print_run(run_experiment(split, choice.entries, out, *options, **facts))
 
@@ -176,14 +175,10 @@ def crossval(
     device = setup_process(be_quiet, device)
     from digit69.datasets import load_dataset
     from digit69.experiment import run_crossval_experiment
-    from digit69.parallel import affordable_jobs
     from digit69.prior_choice import choose_priors
 
     names = parse_models(models)
-    where = {
-        "n_jobs": n_jobs or affordable_jobs(),
-        "scheduler": resolve_scheduler(engine, scheduler),
-    }
+    where = {"n_jobs": choose_jobs(n_jobs), "scheduler": resolve_scheduler(engine, scheduler)}
     rows = load_dataset(data).pooled()
     choice = choose_priors(names, prior, rows, prior_size)
     fit = (*choose_protocol(rows, protocol, n_splits), n_repeats, preset.value, seed)
@@ -331,8 +326,7 @@ def batch(
       digit69 batch grid.yaml --out runs/batch --jobs 2"""
     setup_process(be_quiet)
     from digit69.batch import read_grid, run_batch
-    from digit69.parallel import affordable_jobs
 
     read_grid(grid)
-    page = run_batch(grid, out, n_jobs or affordable_jobs(), resolve_scheduler(engine, scheduler))
+    page = run_batch(grid, out, choose_jobs(n_jobs), resolve_scheduler(engine, scheduler))
     print_comparison(out / "comparison.csv", page)
