@@ -6,8 +6,8 @@
 __all__ = ['Data', 'Out', 'Models', 'Model', 'ModelFolder', 'Size', 'Seed', 'Device', 'Prior', 'PriorSize', 'Settings', 'Jobs',
            'Resume', 'Overlap', 'Quiet', 'Engine', 'Scheduler', 'Preset', 'EngineKind', 'registered_names',
            'known_models', 'complete_names', 'complete_models', 'complete_spec', 'complete_priors', 'complete_settings',
-           'setup_process', 'split_names', 'parse_models', 'parse_params', 'choose_one_prior', 'resolve_scheduler',
-           'print_facts', 'describe_rows', 'folder_size', 'print_run', 'print_comparison']
+           'choose_jobs', 'setup_process', 'split_names', 'parse_models', 'parse_params', 'choose_one_prior',
+           'resolve_scheduler', 'print_facts', 'describe_rows', 'folder_size', 'print_run', 'print_comparison']
 
 # %% ../nbs/800_cli_options.ipynb #c937fbd3
 import os
@@ -176,6 +176,13 @@ Settings = Annotated[
         "(`digit69 models NAME` lists them)",
     ),
 ]
+
+# %% ../nbs/800_cli_options.ipynb #5a41280d
+def choose_jobs(n_jobs: int) -> int:
+    "The number of processes asked for; 0: as many as this machine affords."
+    from digit69.parallel import affordable_jobs
+
+    return n_jobs or affordable_jobs()
 
 # %% ../nbs/800_cli_options.ipynb #51fe779e
 Jobs = Annotated[

@@ -31,6 +31,7 @@ from digit69.cli_options import (
     Seed,
     Settings,
     Size,
+    choose_jobs,
     complete_models,
     parse_models,
     parse_params,
@@ -74,13 +75,12 @@ def run(
     device = setup_process(be_quiet, device)
     from digit69.datasets import load_dataset
     from digit69.experiment import run_experiment
-    from digit69.parallel import affordable_jobs
     from digit69.prior_choice import choose_priors
 
     names, params = parse_models(models), parse_params(settings)
     split = load_dataset(data)
     choice = choose_priors(names, prior, split, prior_size)
-    n_jobs = n_jobs or affordable_jobs(len(choice.entries))
+    n_jobs = choose_jobs(n_jobs)
     options = (preset.value, seed, resume, allow_overlap, n_jobs, choice.outside, params)
     facts = {"device": device, "spec": data}
     print_run(run_experiment(split, choice.entries, out, *options, **facts))
@@ -164,12 +164,10 @@ def crossval(
     device = setup_process(be_quiet, device)
     from digit69.datasets import load_dataset
     from digit69.experiment import run_crossval_experiment
-    from digit69.parallel import affordable_jobs
     from digit69.prior_choice import choose_priors
 
     names, params = parse_models(models), parse_params(settings)
-    where = {"n_jobs": n_jobs or affordable_jobs()}
-    where["scheduler"] = resolve_scheduler(engine, scheduler)
+    where = {"n_jobs": choose_jobs(n_jobs), "scheduler": resolve_scheduler(engine, scheduler)}
     rows = load_dataset(data).pooled()
     choice = choose_priors(names, prior, rows, prior_size)
     fit = (protocol, n_splits, n_repeats, preset.value, seed)
@@ -337,10 +335,9 @@ def batch(
     setup_process(be_quiet)
     from digit69.batch import run_batch
     from digit69.grid_file import read_grid
-    from digit69.parallel import affordable_jobs
 
     params = parse_params(settings)
     read_grid(grid, params)
-    where = (n_jobs or affordable_jobs(), resolve_scheduler(engine, scheduler))
+    where = (choose_jobs(n_jobs), resolve_scheduler(engine, scheduler))
     page = run_batch(grid, out, *where, params)
     print_comparison(out / "comparison.csv", page)

@@ -158,14 +158,6 @@ class KnowsImages(EncoderPair):
 class FitsEmbeddings(KnowsImages):
     """The steps of fitting, each from `config` and `seed`; see `EmbeddingPipeline`."""
 
-    def _fit_likelihood(self, *task) -> LikelihoodPipeline:
-        """What `fit_likelihood_pipeline` gives, with the time it took here."""
-        with stopwatch() as seconds:
-            likelihood = fit_likelihood_pipeline(*task)
-        self.seconds_of_likelihood_ = seconds()
-        self.costs_ = (likelihood.cost_,)
-        return likelihood
-
     def _fit_image_encoder(
         self, image_encoder: nn.Module | None, exclude: ExclusionList | None
     ) -> None:
@@ -212,8 +204,7 @@ class EmbeddingPipeline(SamplesEmbeddings, FitsEmbeddings):
     - `images_` (N,28,28), `stimuli_` (N,): of train; repeats of a stimulus share a number
     - `known_images_` (P,28,28), `known_stimuli_`, `known_labels_` (P,): those, then images from outside
     - `augmented_images_` (M,28,28) uint8, `augmented_stimuli_` (M,3): candidates, and the stimuli behind
-    - `histories_`: {title: History} of the trainings
-    - `costs_`: `SharedFit` of the likelihood, and of the rest where it was fitted by `fit_embedding_pipeline`
+    - `histories_`: {title: History} of the trainings; `costs_`: `SharedFit` of likelihood and embeddings
     """
 
     def __init__(self, config: EmbeddingConfig = EMBEDDING_PRESETS["quick"], seed: int = 0):
@@ -235,8 +226,10 @@ class EmbeddingPipeline(SamplesEmbeddings, FitsEmbeddings):
         if len(np.unique(self.stimuli_)) < 4:
             raise DataError("the embedding stage needs at least four different stimuli")
         self.histories_ = {}
-        task = (train, self.config.likelihood, self.seed, exclude, outside, shared_dir)
-        likelihood = self._fit_likelihood(*task)
+        config = (self.config.likelihood, self.seed)
+        with stopwatch() as seconds:
+            likelihood = fit_likelihood_pipeline(train, *config, exclude, outside, shared_dir)
+        self.costs_, self.wait_ = (likelihood.cost_,), seconds()
         self._know_images(likelihood)
         self._fit_image_encoder(image_encoder, exclude)
         self.mean_ = train.fmri.mean(0, dtype=float).astype(np.float32)
@@ -269,7 +262,7 @@ def fit_embedding_pipeline(
         known = {"exclude": exclude, "outside": outside, "shared_dir": shared_dir}
         with stopwatch() as seconds:
             pipeline.fit(train, **known)
-        own_seconds = seconds() - pipeline.seconds_of_likelihood_
+        own_seconds = seconds() - pipeline.wait_
         title = shared_title("embeddings", outside)
         pipeline.costs_ += (SharedFit(title, digest, own_seconds),)
         return pipeline

@@ -76,10 +76,8 @@ class FitResult:
     shared: tuple[SharedFit, ...] = ()  # what it learnt from and shares with other models
 
 # %% ../nbs/615_evaluation.ipynb #e48a8eb0
-def fit_shared_first(
-    model: Reconstructor, split: Split, options: FitOptions
-) -> tuple[SharedFit, ...]:
-    """What a model shares with others, fitted or fetched before its own clock starts."""
+def fit_shared_first(model: Reconstructor, split: Split, options: FitOptions) -> tuple:
+    """`SharedFit`s of what a model shares with others, made or fetched before its own clock starts."""
     shared = ()
     for _ in progress(range(1), SHARED):
         shared = model.fit_shared(split.train, options)

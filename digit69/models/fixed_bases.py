@@ -161,7 +161,6 @@ def single_blocks(contrasts: np.ndarray, size: int) -> np.ndarray:
     order=13,
     stages="voxels -> patches -> pixels",
     in_bench=False,
-    seconds={"smoke": 3, "quick": 10, "full": 10},
 )
 class FixedBases(Reconstructor):
     """Local decoders at four scales, combined (Miyawaki et al. 2008).
