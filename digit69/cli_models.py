@@ -56,10 +56,8 @@ def write_training_page(out: Path, data: str, prior: str, **page: object) -> Pat
     from digit69.report import run_notebook
 
     has_data_file, has_prior_file = Path(data).exists(), Path(prior).is_file()
-    settings["data"] = Path(data).resolve() if has_data_file else data
-    settings["prior"] = (
-        Path(prior).resolve() if has_prior_file else "own"
-    )  # mnist is in the entry
+    page["data"] = Path(data).resolve() if has_data_file else data
+    page["prior"] = Path(prior).resolve() if has_prior_file else "own"  # mnist is in the entry
     return run_notebook("train", out / "reports", out=out.resolve(), resume=True, **page)
 
 # %% ../nbs/820_cli_models.ipynb #9f25a49e
