@@ -113,10 +113,12 @@ def train(
     split = load_dataset(data)
     entry, outside = choose_one_prior(model, prior, split, prior_size)
     check_settings_used(params, [entry])
-    options = (preset.value, seed, resume, device, outside, params_of(entry, params))
+    own_params = params_of(entry, params)
+    options = (preset.value, seed, resume, device, outside, own_params)
     fitted = train_to_folder(split, entry, out, *options)
     print_training(fitted, entry, split, outside, settings, out)
     page = {"model": entry, "preset": preset.value, "prior_size": prior_size, "seed": seed}
+    page["params"] = own_params
     print(f"report: {write_training_page(out, data, prior, **page)}")
 
 # %% ../nbs/820_cli_models.ipynb #712e5210
