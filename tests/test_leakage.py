@@ -151,7 +151,7 @@ def test_a_model_on_embeddings_that_are_not_cross_fitted_is_refused(data, tmp_pa
         return self
 
     monkeypatch.setattr(EmbeddingPipeline, "fit", cheat)
-    monkeypatch.setattr(embeddings, "_fitted", type(embeddings._fitted)())
+    monkeypatch.setattr(embeddings, "_fitted", type(embeddings._fitted)("embeddings"))
     with pytest.raises(ModelError, match="they are not cross-fitted"):
         cross_validate(data, ["regression"], tmp_path / "cheat", **where)
 
