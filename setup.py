@@ -24,7 +24,10 @@ setup(
     # The report notebooks and their template live in nbs/reports, shipped as the package digit69.reports.
     packages=[*find_packages(include=["digit69", "digit69.*"]), "digit69.reports"],
     package_dir={"digit69.reports": "nbs/reports"},
-    package_data={"digit69.reports": ["*.ipynb", "template/*/*"]},
+    package_data={
+        "digit69": ["resources/*"],
+        "digit69.reports": ["*.ipynb", "template/*/*"],
+    },
     install_requires=cfg["requirements"].split(),
     extras_require={
         "dev": cfg["dev_requirements"].split(),

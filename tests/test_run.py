@@ -284,7 +284,12 @@ def test_rows_without_images_are_reconstructed_and_not_scored(small, tmp_path, c
 
 def test_without_labels_the_class_mean_is_left_out(small, tmp_path, no_pages, capsys):
     unlabelled = without(small, lambda key: key.startswith("label"), tmp_path / "unlabelled.npz")
-    assert main(["run", "--data", str(unlabelled), "--out", str(tmp_path / "r")]) == 0
+    assert (
+        main(
+            ["run", "--data", str(unlabelled), "--models", "ridge", "--out", str(tmp_path / "r")]
+        )
+        == 0
+    )
     assert "class_mean left out" in capsys.readouterr().err
     models = metrics(tmp_path / "r")["models"]
     assert list(models) == ["mean", "ridge"]
@@ -344,7 +349,8 @@ def test_the_wheel_brings_its_reports(tmp_path):
     ]
     subprocess.run(install, check=True, timeout=300)
     script = "import digit69, sys; from digit69.cli import main; print(digit69.__file__); sys.exit(main())"
-    run = [sys.executable, "-c", script, "run", "--data", "simulated", "--out", tmp_path / "r"]
+    words = ["--data", "simulated", "--preset", "smoke", "--out", tmp_path / "r"]
+    run = [sys.executable, "-c", script, "run", *words]
     environment = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run(
         run, capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment
