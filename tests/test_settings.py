@@ -39,7 +39,7 @@ def no_pages(monkeypatch):
         return write_text(out / f"{name}.html", "")
 
     monkeypatch.setattr("digit69.experiment.run_notebook", write_stub)
-    monkeypatch.setattr("digit69.experiment.save_figure", lambda figure, path: None)
+    monkeypatch.setattr("digit69.experiment.save_figure", lambda figure, path, **options: None)
     monkeypatch.setattr("digit69.experiment.run_figures", lambda run: {})
 
 

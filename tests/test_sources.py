@@ -341,11 +341,13 @@ def test_a_data_set_from_outside_is_fetched_read_and_described_like_ours(
 def test_train_and_test_share_neither_stimuli_nor_originals(n_train, n_test, monkeypatch):
     originals = []
 
-    def recording_augment(images, *args, **kwargs):
-        originals.append({image.tobytes() for image in images})
-        return augment(images, *args, **kwargs)
+    vary_legibly = stimuli_module.vary_legibly
 
-    monkeypatch.setattr(stimuli_module, "augment", recording_augment)
+    def recording(images, *args):
+        originals.append({image.tobytes() for image in images})
+        return vary_legibly(images, *args)
+
+    monkeypatch.setattr(stimuli_module, "vary_legibly", recording)
     (train, train_labels), (test, test_labels) = simulated_stimuli(n_train, n_test)
     train_sixes, test_sixes, train_nines, test_nines = originals
     assert not train_sixes & test_sixes
