@@ -118,7 +118,8 @@ def train(
     fitted = train_to_folder(split, entry, out, *options)
     print_training(fitted, entry, split, outside, settings, out)
     page = {"model": entry, "preset": preset.value, "prior_size": prior_size, "seed": seed}
-    page["params"] = own_params
+    as_lists = {k: list(v) if isinstance(v, tuple) else v for k, v in own_params.items()}
+    page["params"] = as_lists  # papermill writes no tuples
     print(f"report: {write_training_page(out, data, prior, **page)}")
 
 # %% ../nbs/820_cli_models.ipynb #712e5210
