@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .core import is_quiet, listening, print_above_bars, tick_seconds
-from .parts import Part, clock, estimate_left, share_done
+from .parts import Part, clock, estimate_left, share_passed
 from .progress_files import Follower, StageListener
 
 if TYPE_CHECKING:
@@ -117,7 +117,8 @@ class Meter(FollowedParts):
         with self.lock:
             self.print_remarks()
             now = time.time()
-            self.share = max(self.share, share_done(self.parts, now))  # it never falls
+            share = share_passed(now - self.began, self.left(now))
+            self.share = max(self.share, share)  # it never falls
             if self.bar is not None:
                 self.bar.n, self.bar.unit = round(100 * self.share), self.describe(now)
                 self.bar.refresh()

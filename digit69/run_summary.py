@@ -6,7 +6,7 @@
 __all__ = ['describe_run', 'describe_baselines', 'describe_skipped', 'describe_findings', 'how_good', 'how_sure', 'compared_with',
            'null_sentence', 'exchange_sentence', 'accident', 'crossval_summary', 'describe_prior', 'describe_priors',
            'describe_score', 'describe_model', 'describe_models', 'describe_rows', 'plumbing_banner', 'next_steps',
-           'activation', 'what_next']
+           'activation', 'start_folder', 'what_next']
 
 # %% ../nbs/708_run_summary.ipynb #2b1feabc
 import shutil
@@ -208,17 +208,29 @@ def next_steps(run: Run, folder: str) -> list[tuple[str, str]]:
     ]
 
 # %% ../nbs/708_run_summary.ipynb #fbca4dd8
-def activation(program: str = "digit69") -> str | None:
-    "The command after which the shell finds the program; None where it finds it already."
+def activation(start: Path, program: str = "digit69") -> str | None:
+    """The command after which the shell finds the program, from `start`; None where it finds it already.
+
+    A page says no absolute paths: an environment outside `start` is the reader's own affair."""
     script = Path(sys.prefix) / "bin" / "activate"
     found = shutil.which(program) is not None or not script.is_file()
-    return None if found else f". {script}"
+    inside = script.is_relative_to(start)
+    return f". {script.relative_to(start)}" if inside and not found else None
+
+# %% ../nbs/708_run_summary.ipynb #5d686d2b
+def start_folder(run: Run) -> Path:
+    "Where the command of a run was typed: its folder, without what the manifest says of it."
+    said = Path(run.manifest.get("folder", run.folder))
+    folder = run.folder.resolve()
+    if said.is_absolute() or folder.parts[-len(said.parts) :] != said.parts:
+        return Path.cwd()
+    return Path(*folder.parts[: -len(said.parts)])
 
 # %% ../nbs/708_run_summary.ipynb #4c302f70
 def what_next(run: Run) -> str:
     "The next steps as Markdown, each with its command."
     folder = run.manifest.get("folder", str(run.folder))
-    start = activation()
+    start = activation(start_folder(run))
     steps = [("Once in each terminal", start)] if start else []
     steps += next_steps(run, folder)
     return "\n\n".join(f"{what}:\n\n```\n{command}\n```" for what, command in steps)

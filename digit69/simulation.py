@@ -51,7 +51,7 @@ class SimulationConfig:
     correlation_length_mm: float = 8.0  # how far noise is common
     n_noise_components: int = 48  # rank of the common noise
     trial_gain_sd: float = 0.15  # attention comes and goes
-    augmentation_strength: float = 1.0  # of the variations of handwriting
+    augmentation_strength: float = 1.2  # of the variations of handwriting
     responds_to_luminance: bool = (
         False  # for stimuli that flicker where they are bright: not edges but brightness
     )

@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 
 from digit69.core import set_quiet, set_threads
+from digit69.files import write_text
 from digit69.models.registry import make_model
 from digit69.readers import development_file, write_split
 from digit69.simulation import simulate
@@ -35,6 +36,19 @@ def digits_file():
 def miyawaki_file():
     """The geometric patterns of Miyawaki et al."""
     return real_file("miyawaki_structured_28x28.mat")
+
+
+@pytest.fixture
+def no_pages(monkeypatch):
+    "Leave out pages and pictures: they take longer than the fits."
+
+    def write_stub(name, out, **parameters):
+        return write_text(out / f"{name}.html", "")
+
+    monkeypatch.setattr("digit69.experiment.run_notebook", write_stub)
+    monkeypatch.setattr("digit69.comparison.run_notebook", write_stub)
+    monkeypatch.setattr("digit69.experiment.save_figure", lambda figure, path, **options: None)
+    monkeypatch.setattr("digit69.experiment.run_figures", lambda run: {})
 
 
 @pytest.fixture(scope="session")

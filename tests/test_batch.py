@@ -28,19 +28,6 @@ def data(tmp_path_factory):
     return str(write_split(simulate(n_train=32, n_test=8, n_voxels=60), folder / "small.npz"))
 
 
-@pytest.fixture
-def no_pages(monkeypatch):
-    "Leave out pages and pictures: they take longer than the fits."
-
-    def write_stub(name, out, **parameters):
-        return write_text(out / f"{name}.html", "")
-
-    monkeypatch.setattr("digit69.experiment.run_notebook", write_stub)
-    monkeypatch.setattr("digit69.comparison.run_notebook", write_stub)
-    monkeypatch.setattr("digit69.experiment.save_figure", lambda figure, path, **options: None)
-    monkeypatch.setattr("digit69.experiment.run_figures", lambda run: {})
-
-
 def write_grid(folder, *blocks):
     return write_text(folder / "grid.yaml", yaml.safe_dump(list(blocks)))
 

@@ -8,7 +8,6 @@ import pytest
 from digit69.cli import main
 from digit69.core import ModelError, set_quiet, set_threads
 from digit69.crossval import cross_validate
-from digit69.files import write_text
 from digit69.models.base import Reconstructor, load_model
 from digit69.models.registry import MODELS, available_models, register
 from digit69.models.settings import model_parameters, parse_settings
@@ -29,18 +28,6 @@ def split():
 @pytest.fixture(scope="module")
 def file(split, tmp_path_factory):
     return write_split(split, tmp_path_factory.mktemp("data") / "small.npz")
-
-
-@pytest.fixture
-def no_pages(monkeypatch):
-    "Leave out pages and pictures: they take longer than the fits."
-
-    def write_stub(name, out, **parameters):
-        return write_text(out / f"{name}.html", "")
-
-    monkeypatch.setattr("digit69.experiment.run_notebook", write_stub)
-    monkeypatch.setattr("digit69.experiment.save_figure", lambda figure, path, **options: None)
-    monkeypatch.setattr("digit69.experiment.run_figures", lambda run: {})
 
 
 def digit69(*words):

@@ -224,11 +224,11 @@ class PosteriorReconstructor(PosteriorLearning, PosteriorOnDisk):
         voxel_counts: tuple[
             int, ...
         ] = DEFAULTS.voxel_counts,  # the likelihood averages over them
-        n_noise_components: int = DEFAULTS.n_noise_components,  # of the noise pool
+        n_noise_components: int = DEFAULTS.n_noise_components,  # of the noise pool; 0: none
         n_splits: int = DEFAULTS.n_splits,  # inner folds
         estimate: str = "balanced",  # what `reconstruct` gives, one of ESTIMATES
         n_samples: int = 64,  # drawn to search an estimate
-        ascent_steps: int = 30,  # of the search
+        ascent_steps: int = 30,  # of the search; 0: none
         top_k: int = 4096,  # candidates of a row that are looked at
         decoder_steps: int = 500,  # of training; 0: no decoder
         decoder_width: int = 288,  # of its hidden layers

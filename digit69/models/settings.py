@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OWN_OPTIONS', 'KIND_WORDS', 'ModelParams', 'comments_by_line', 'parameter_comments', 'Parameter', 'model_parameters',
-           'convert_number', 'convert_value', 'describe_kind', 'show_value', 'check_params', 'read_settings',
-           'parse_settings', 'params_of', 'is_setting_of', 'check_settings_used', 'flatten_settings',
-           'describe_settings']
+           'convert_number', 'convert_value', 'smallest_number', 'check_range', 'describe_kind', 'show_value',
+           'check_params', 'read_settings', 'parse_settings', 'params_of', 'is_setting_of', 'check_settings_used',
+           'flatten_settings', 'describe_settings']
 
 # %% ../../nbs/503_models.settings.ipynb #870b6511
 import ast
@@ -103,6 +103,24 @@ def convert_value(value: object, kind: Any) -> object:
         raise TypeError(f"no {kind.__name__}")
     return value
 
+# %% ../../nbs/503_models.settings.ipynb #09d27d69
+def smallest_number(parameter: Parameter) -> int:
+    """What a number of a parameter may not be below: 1 for a count, else 0.
+
+    A count whose comment says what `0:` does may be 0."""
+    kinds = get_args(parameter.kind) or (parameter.kind,)
+    is_count = int in kinds and float not in kinds
+    return 1 if is_count and "0:" not in parameter.comment else 0
+
+# %% ../../nbs/503_models.settings.ipynb #c4f42142
+def check_range(value: object, parameter: Parameter) -> None:
+    """Raise a `ValueError` for a number, alone or in a list, that is too small to mean anything."""
+    values = value if isinstance(value, tuple) else (value,)
+    numbers = [x for x in values if isinstance(x, int | float) and not isinstance(x, bool)]
+    smallest = smallest_number(parameter)
+    if any(number < smallest for number in numbers):
+        raise ValueError(f"below {smallest}")
+
 # %% ../../nbs/503_models.settings.ipynb #73e87b29
 KIND_WORDS = {
     int: "a whole number",
@@ -150,9 +168,12 @@ def check_params(name: str, params: dict[str, Any]) -> dict[str, Any]:
         parameter = known[key]
         try:
             checked[key] = convert_value(value, parameter.kind)
+            check_range(checked[key], parameter)
         except (TypeError, ValueError, OverflowError):
             kind, default = describe_kind(parameter.kind), show_value(parameter.default)
-            text = f"{name}.{key} takes {kind} such as {default}, not {show_value(value)!r}"
+            smallest = smallest_number(parameter)
+            words = f"{kind} such as {default}, at least {smallest}"
+            text = f"{name}.{key} takes {words}, not {show_value(value)!r}"
             raise ModelError(text) from None
     return checked
 
