@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OWN_OPTIONS', 'KIND_WORDS', 'ModelParams', 'comments_by_line', 'parameter_comments', 'Parameter', 'model_parameters',
-           'convert_number', 'convert_value', 'smallest_number', 'check_range', 'describe_kind', 'show_value',
+           'convert_number', 'convert_value', 'smallest_number', 'describe_kind', 'show_value', 'check_range',
            'check_params', 'read_settings', 'parse_settings', 'params_of', 'is_setting_of', 'check_settings_used',
            'flatten_settings', 'describe_settings']
 
@@ -112,15 +112,6 @@ def smallest_number(parameter: Parameter) -> int:
     is_count = int in kinds and float not in kinds
     return 1 if is_count and "0:" not in parameter.comment else 0
 
-# %% ../../nbs/503_models.settings.ipynb #c4f42142
-def check_range(value: object, parameter: Parameter) -> None:
-    """Raise a `ValueError` for a number, alone or in a list, that is too small to mean anything."""
-    values = value if isinstance(value, tuple) else (value,)
-    numbers = [x for x in values if isinstance(x, int | float) and not isinstance(x, bool)]
-    smallest = smallest_number(parameter)
-    if any(number < smallest for number in numbers):
-        raise ValueError(f"below {smallest}")
-
 # %% ../../nbs/503_models.settings.ipynb #73e87b29
 KIND_WORDS = {
     int: "a whole number",
@@ -150,6 +141,16 @@ def show_value(value: object, n_shown: int = 5) -> str:
         return {True: "true", False: "false", None: "null"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)
 
+# %% ../../nbs/503_models.settings.ipynb #c4f42142
+def check_range(name: str, parameter: Parameter, value: object) -> None:
+    """Raise a `ModelError` for a number, alone or in a list, that is too small to mean anything."""
+    values = value if isinstance(value, tuple) else (value,)
+    numbers = [x for x in values if isinstance(x, int | float) and not isinstance(x, bool)]
+    smallest = smallest_number(parameter)
+    if any(number < smallest for number in numbers):
+        text = f"{name}.{parameter.name} takes numbers from {smallest} on"
+        raise ModelError(f"{text}, not {show_value(value)!r}")
+
 # %% ../../nbs/503_models.settings.ipynb #b365e173
 ModelParams = dict[str, dict[str, Any]]  # model or entry -> hyper-parameter -> value
 
@@ -168,13 +169,11 @@ def check_params(name: str, params: dict[str, Any]) -> dict[str, Any]:
         parameter = known[key]
         try:
             checked[key] = convert_value(value, parameter.kind)
-            check_range(checked[key], parameter)
         except (TypeError, ValueError, OverflowError):
             kind, default = describe_kind(parameter.kind), show_value(parameter.default)
-            smallest = smallest_number(parameter)
-            words = f"{kind} such as {default}, at least {smallest}"
-            text = f"{name}.{key} takes {words}, not {show_value(value)!r}"
+            text = f"{name}.{key} takes {kind} such as {default}, not {show_value(value)!r}"
             raise ModelError(text) from None
+        check_range(name, parameter, checked[key])
     return checked
 
 # %% ../../nbs/503_models.settings.ipynb #6c5c1191
