@@ -60,7 +60,7 @@ LIKELIHOOD_PRESETS = {
 
 # %% ../nbs/442_likelihood_pipeline.ipynb #b01e2c8f
 def rows_of_fold(train: BrainDataset, inner: list[InnerFold], number: int) -> np.ndarray:
-    """Rows of train whose stimuli or runs fold `number` left out; those that no fold used belong to fold 0."""
+    """Rows of train whose stimuli or runs fold `number` left out; those that no fold used are of fold 0."""
     units = fold_units(train)
     left_out = [np.unique(units[fold.validation_idx]) for fold in inner]
     rows = np.isin(units, left_out[number])

@@ -67,7 +67,7 @@ def fit_inner_likelihoods(
     seed: int = 0,
     max_rows: int = 1000,  # of train used, a random choice
 ) -> list[InnerFold]:
-    """Inner folds that separate no stimulus and, where it can be, no scanner run; none for too few stimuli."""
+    """Inner folds that separate no stimulus and, where possible, no scanner run; none for too few stimuli."""
     if len(np.unique(stimulus_ids(train.images))) < MIN_STIMULI:
         return []
     random = rng(seed, "selection")
