@@ -48,9 +48,10 @@ def is_hdf5(path: Path) -> bool:
     return head.startswith(HDF5_SIGNATURE) or head[512:].startswith(HDF5_SIGNATURE)
 
 # %% ../nbs/118_array_files.ipynb #d2ce14d6
-def unreadable(path: Path, reason: Exception) -> DataError:
-    """The error for a damaged file, or for one whose ending promises another format."""
-    finding = f"{path} is not a readable {path.suffix.lower()} file ({reason.__class__.__name__})"
+def unreadable(path: Path, reason: Exception, kind: str = "") -> DataError:
+    """The error for a damaged file of a `kind`, or for one whose ending promises another format."""
+    kind = kind or path.suffix.lower()
+    finding = f"{path} is not a readable {kind} file ({reason.__class__.__name__})"
     return DataError(f"{finding}: truncated, or another format? Download or export it again")
 
 # %% ../nbs/118_array_files.ipynb #869ea1f0
@@ -235,7 +236,7 @@ def open_hdf5(path: Path) -> ArrayFile:
         with h5py.File(path, "r") as file:
             shapes = list_hdf5(file)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise unreadable(path, error) from None
+        raise unreadable(path, error, "HDF5") from None
 
     def load(names: list[str]) -> dict[str, object]:
         try:
@@ -246,7 +247,7 @@ def open_hdf5(path: Path) -> ArrayFile:
                     name: read_hdf5_item(item, is_matlab, name) for name, item in items.items()
                 }
         except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise unreadable(path, error) from None
+            raise unreadable(path, error, "HDF5") from None
 
     return ArrayFile(path, shapes, load)
 

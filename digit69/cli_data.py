@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from .cli_options import Out, Quiet, Seed, describe_rows, print_facts, setup_process
+from .cli_reading import reads_data
 from .core import DataError
 
 # %% ../nbs/830_cli_data.ipynb #079ef089
@@ -84,6 +85,7 @@ AuditedData = Annotated[str, typer.Argument(metavar="SPEC")]
 Strict = Annotated[bool, typer.Option("--strict", help="exit with 2 when there is a leak")]
 
 # %% ../nbs/830_cli_data.ipynb #b4418ef4
+@reads_data
 def data_audit(
     data: AuditedData = "auto",
     out: Out = Path("runs/audit"),

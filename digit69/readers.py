@@ -30,6 +30,7 @@ from .grey_levels import GreyLevels, common_grey_levels
 from .labels import combine_groups, read_labels, why_runs
 from .manifest import checkout
 from .pictures import check_order, describe_resize, resize_pictures, to_stack
+from .preparation import AS_IT_IS, Reading, drop_bad_voxels, prepare_rows, prepare_split
 
 # %% ../nbs/120_readers.ipynb #0dc51b90
 def to_column_major(images: np.ndarray) -> np.ndarray:
@@ -241,26 +242,28 @@ def split_from_arrays(
 def read_split(
     path: str | Path,
     name: str | None = None,
-    mapping: dict[str, str] | None = None,
-    order: str | None = None,
+    reading: Reading = AS_IT_IS,
 ) -> Split:
     """Read a .mat, .npz or .h5 file in the published layout, as its author split it.
 
     Parameters
     ----------
     name : what to call it; default the file's stem
-    mapping : our name -> name in the file, where it is another
-    order : of flat pictures, columns or rows; None: as the file says, else columns
+    reading : other names, order of flat pictures, and how rows are prepared
 
     Returns
     -------
     a `Split` whose provenance holds file name, sha256, remarks and the row indices within each part
     """
     path = Path(path)
-    arrays, remarks = read_arrays(path, mapping, ("fmriTrn", "stimTrn", "fmriTest"))
+    arrays, remarks = read_arrays(path, reading.keys, ("fmriTrn", "stimTrn", "fmriTest"))
+    if reading.drop_bad_voxels:
+        arrays, said = drop_bad_voxels(arrays)
+        remarks = [*remarks, *said]
     provenance = {"file": path.name, "sha256": sha256(path), "protocol": "the split of the file"}
     provenance["remarks"] = remarks
-    split = split_from_arrays(arrays, name or path.stem, provenance, order)
+    split = split_from_arrays(arrays, name or path.stem, provenance, reading.order)
+    split = prepare_split(split, reading)
     split.provenance.update(
         train_rows=[0, split.train.n],
         test_rows=[0, split.test.n],
@@ -269,15 +272,21 @@ def read_split(
     return split
 
 # %% ../nbs/120_readers.ipynb #de6b7053
-def read_test_rows(path: str | Path, mapping: dict[str, str] | None = None) -> BrainDataset:
-    """The rows to reconstruct in a file with at least fmriTest: voxels, and runs where they are known."""
-    arrays, _ = read_arrays(path, mapping, ("fmriTest",))
+def read_test_rows(path: str | Path, reading: Reading = AS_IT_IS) -> BrainDataset:
+    """The rows to reconstruct in a file with at least fmriTest: voxels, prepared as `reading` says."""
+    arrays, _ = read_arrays(path, reading.keys, ("fmriTest",))
+    if reading.drop_bad_voxels:
+        arrays, _ = drop_bad_voxels(arrays)
     fmri = check_voxel_rows(arrays["fmriTest"], "fmriTest", arrays.get("stimTest"))
     fields = {
         key: value for key, value in arrays.items() if key in GROUP_KEYS and key.endswith("Test")
     }
     groups, _ = read_groups(fields, {"Test": len(fmri)})
-    return BrainDataset(fmri, groups=groups.get("Test"), name=Path(path).stem)
+    pictures = None
+    if reading.average_repeats and "stimTest" in arrays:
+        pictures = read_pictures(arrays, reading.order)[0]["Test"]
+    rows = BrainDataset(fmri, pictures, groups=groups.get("Test"), name=Path(path).stem)
+    return prepare_rows(rows, reading)
 
 # %% ../nbs/120_readers.ipynb #4511d0bc
 def stimuli_to_array(images: np.ndarray) -> np.ndarray:
