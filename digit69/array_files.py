@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ENDINGS', 'HDF5_SIGNATURE', 'MAX_DENSE', 'SLAB', 'check_file', 'is_hdf5', 'unreadable', 'stack_cells',
-           'to_plain_array', 'ArrayFile', 'open_npz', 'fields_of_struct', 'open_mat', 'read_slabs', 'matlab_class',
-           'read_text', 'read_hdf5_item', 'list_hdf5', 'open_hdf5', 'open_arrays']
+           'to_plain_array', 'ArrayFile', 'open_npz', 'fields_of_struct', 'is_cut_short', 'open_mat', 'read_slabs',
+           'matlab_class', 'read_text', 'read_hdf5_item', 'list_hdf5', 'open_hdf5', 'open_arrays']
 
 # %% ../nbs/118_array_files.ipynb #b9de6627
 import os
@@ -66,7 +66,7 @@ def stack_cells(cells: np.ndarray, name: str) -> np.ndarray:
     shapes = {part.shape for part in parts}
     if len(shapes) != 1 or any(part.dtype.kind not in "buif" for part in parts):
         raise DataError(
-            f"{name} holds cells that are not arrays of one shape: store a plain array"
+            f"{name} holds cells that are not arrays of one shape: store a plain numeric array"
         )
     return np.stack(parts)
 
@@ -122,12 +122,29 @@ def fields_of_struct(value: np.ndarray, name: str) -> dict[str, object]:
     """Fields of a MATLAB struct (1,1) as {struct.field: value}."""
     return {f"{name}.{field}": value[field].flat[0] for field in value.dtype.names}
 
+# %% ../nbs/118_array_files.ipynb #82839298
+def is_cut_short(path: Path) -> bool:
+    """Whether a MATLAB 5 file ends within an array; each begins with its size in bytes."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        header = file.read(128)
+        if not header.startswith(b"MATLAB 5.0"):
+            return False
+        byte_order = "little" if header[126:128] == b"IM" else "big"
+        position = 128
+        while position + 8 <= size:
+            file.seek(position + 4)
+            position += 8 + int.from_bytes(file.read(4), byte_order)
+    return position != size
+
 # %% ../nbs/118_array_files.ipynb #e4455181
 def open_mat(path: Path) -> ArrayFile:
     """The variables of a MATLAB file up to version 7, and the fields of its structs."""
     from scipy.io import loadmat, whosmat
 
     try:
+        if is_cut_short(path):
+            raise EOFError
         listed = whosmat(path)
         structs = [name for name, shape, kind in listed if kind == "struct" and shape == (1, 1)]
         inside = {}

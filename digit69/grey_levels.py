@@ -50,13 +50,16 @@ ROUNDING = 1e-3  # by which the largest value may exceed white, relative
 # %% ../nbs/117_grey_levels.ipynb #ccfc7367
 def hot_pixels(pictures: np.ndarray) -> tuple[int, float]:
     """How many pixels lie more than three times above all others, and the largest of the others."""
-    values = np.sort(pictures, axis=None)[::-1].astype(float)
-    n_hot = max(N_HOT, round(1e-5 * len(values)))
-    top = values[: n_hot + 1]
-    jumps = np.flatnonzero(top[:-1] > 3 * np.maximum(top[1:], 1e-12))
-    if len(jumps) == 0 or len(values) < 1000 or top[1] <= 0:
-        return 0, float(values[0])
-    return int(jumps[0]) + 1, float(values[jumps[0] + 1])
+    n_hot = max(N_HOT, round(1e-5 * pictures.size))
+    falling = np.sort(pictures, axis=None)[::-1]
+    top = falling[: n_hot + 1].astype(float)
+    next_lower = np.maximum(top[1:], 1e-12)
+    jumps = np.flatnonzero(top[:-1] > 3 * next_lower)
+    is_small = pictures.size < 1000
+    if is_small or len(jumps) == 0 or top[1] <= 0:
+        return 0, float(top[0])
+    n_found = int(jumps[0]) + 1
+    return n_found, float(top[n_found])
 
 # %% ../nbs/117_grey_levels.ipynb #d2de2e73
 def unit_of(largest: float) -> float | None:
@@ -97,9 +100,12 @@ def find_range(pictures: np.ndarray, key: str) -> tuple[float, float]:
 # %% ../nbs/117_grey_levels.ipynb #f02f8a96
 def is_dark_on_bright(scaled: np.ndarray) -> bool:
     """Whether pictures (N,H,W) in [0,1] show dark figures on a bright ground."""
-    edges = (scaled[:, 0], scaled[:, -1], scaled[:, :, 0], scaled[:, :, -1])
-    margins = np.median(np.concatenate(edges, axis=1), axis=1)
-    return bool((margins > 0.75).mean() > 0.9 and np.median(scaled.mean((1, 2))) > 0.5)
+    top, bottom = scaled[:, 0], scaled[:, -1]
+    left, right = scaled[:, :, 0], scaled[:, :, -1]
+    edges = np.concatenate([top, bottom, left, right], axis=1)
+    has_bright_margin = np.median(edges, axis=1) > 0.75
+    brightness = scaled.mean((1, 2))
+    return bool(has_bright_margin.mean() > 0.9 and np.median(brightness) > 0.5)
 
 # %% ../nbs/117_grey_levels.ipynb #8159d3ff
 NEARLY_BLACK = 0.05  # a part whose brightest pixels reach no more holds nothing to see

@@ -51,12 +51,17 @@ def number_words(columns: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray],
     """Columns {key: (N,)} of words as numbers from 1 in alphabetical order, and the remark that says so.
 
     Words that are whole numbers keep their values."""
-    stripped = {key: np.char.strip(column.astype(str)) for key, column in columns.items()}
+    stripped = {}
+    for key, column in columns.items():
+        stripped[key] = np.char.strip(column.astype(str))
     words = np.unique(np.concatenate(list(stripped.values())))
-    if all(word.lstrip("-").isdigit() for word in words):
-        return {key: column.astype(np.int64) for key, column in stripped.items()}, ""
-    numbered = {key: np.searchsorted(words, column) + 1 for key, column in stripped.items()}
-    shown = [f"{i + 1} = {word}" for i, word in enumerate(words[:6])]
+    are_numbers = all(word.lstrip("-").isdigit() for word in words)
+    numbered = {}
+    for key, column in stripped.items():
+        numbered[key] = column.astype(int) if are_numbers else np.searchsorted(words, column) + 1
+    if are_numbers:
+        return numbered, ""
+    shown = [f"{i} = {word}" for i, word in enumerate(words[:6], start=1)]
     more = ", ..." if len(words) > 6 else ""
     return numbered, f"words numbered: {', '.join(shown)}{more}"
 
@@ -138,10 +143,14 @@ def label_agreement(images: np.ndarray, labels: np.ndarray) -> float:
     rows = unit_rows(images)
     similarity = rows @ rows.T
     np.fill_diagonal(similarity, -np.inf)
-    agree = labels[similarity.argmax(1)] == labels
+    nearest = similarity.argmax(1)
+    n_agree = int((labels[nearest] == labels).sum())
+    n = len(labels)
     _, counts = np.unique(labels, return_counts=True)
-    chance = (counts * (counts - 1)).sum() / (len(labels) * (len(labels) - 1))
-    return float(binomtest(int(agree.sum()), len(labels), chance, alternative="greater").pvalue)
+    n_pairs = counts * (counts - 1)
+    chance = n_pairs.sum() / (n * (n - 1))
+    test = binomtest(n_agree, n, chance, alternative="greater")
+    return float(test.pvalue)
 
 # %% ../nbs/116_labels.ipynb #ed5fa1db
 def why_runs(images: np.ndarray, labels: np.ndarray) -> str | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from .array_files import open_arrays
 from .core import DataError
-from .data import BrainDataset, Split
+from .data import BrainDataset, Split, check_finite
 from digit69.file_keys import (
     GROUP_KEYS,
     GROUP_WORDS,
@@ -83,8 +83,10 @@ def check_voxel_rows(fmri: np.ndarray, key: str, stimuli: np.ndarray | None) -> 
     -------
     `fmri` as it is
     """
-    if fmri.ndim != 2 or fmri.dtype.kind not in "buif":
-        raise DataError(f"{key} has shape {fmri.shape}; it must be numbers (rows, voxels)")
+    if fmri.ndim != 2 or 0 in fmri.shape or fmri.dtype.kind not in "buif":
+        raise DataError(
+            f"{key} has shape {fmri.shape}; it must be numbers (rows, voxels), both at least 1"
+        )
     if stimuli is None or len(fmri) in (stimuli.shape[0], stimuli.shape[-1]):
         return fmri
     hint = "one row of voxels belongs to one stimulus"
@@ -127,10 +129,7 @@ def read_pictures(
     """
     stacks, remarks = stack_parts(arrays, choose_order(arrays, order))
     for key, stack in stacks.items():
-        if stack.dtype.kind not in "buif" or not np.isfinite(stack).all():
-            raise DataError(
-                f"{key} holds values that are no finite numbers: correct or remove them"
-            )
+        check_finite(stack, key)
     levels = common_grey_levels(stacks)
     images = {}
     for key, stack in stacks.items():
