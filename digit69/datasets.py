@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'SIX_AND_NINE', 'DatasetSpec', 'register_dataset', 'get_dataset_spec', 'describe_dataset', 'data_choices',
-           'spec_of_split', 'label_names', 'fetch', 'data_location', 'find_local', 'warnings_about_pictures',
-           'load_dataset']
+           'spec_of_split', 'label_names', 'fetch', 'data_location', 'find_local', 'load_dataset']
 
 # %% ../nbs/350_datasets.ipynb #2c7afab0
 import os
@@ -19,11 +18,10 @@ from .data import Split
 from .data_spec import parse_spec
 from .download import cache_folder, download
 from .files import sha256
-from .orientation import mirrored_warning
+from .orientation import warnings_about_pictures
 from .preparation import AS_IT_IS, Reading, prepare_split
 from .readers import read_split
 from .simulation import SIMULATED_OWNERS, simulate
-from .splits import count_near_copies
 
 # %% ../nbs/350_datasets.ipynb #ece805ac
 @dataclass(frozen=True)
@@ -280,22 +278,6 @@ def _read_registered(spec: DatasetSpec, path: Path, where: str) -> Split:
     )
     log(f"data: {spec.name} from {where}, {path.name}{remark}\n{spec.describe()}")
     return split
-
-# %% ../nbs/350_datasets.ipynb #e1bd04ed
-def warnings_about_pictures(split: Split, order: str | None) -> list[str]:
-    "Warnings about pictures of a file that look mirrored, and about near copies that count as one stimulus."
-    warnings = []
-    for part, data in (("Trn", split.train), ("Test", split.test)):
-        if data.images is None:
-            continue
-        mirrored = mirrored_warning(data.images, f"stim{part}", order)
-        warnings += [mirrored] if mirrored else []
-    known = split.pooled().images
-    if n_near := count_near_copies(known):
-        warnings.append(
-            f"{n_near} pictures differ only slightly from another: counted as the same stimulus"
-        )
-    return warnings
 
 # %% ../nbs/350_datasets.ipynb #45f1fd60
 def _read_own(path: Path, where: str, reading: Reading = AS_IT_IS) -> Split:

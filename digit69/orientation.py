@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['MIN_LIKENESS', 'MIN_SHARE', 'MAX_PICTURES', 'upright_digits', 'likeness_to_digits', 'look_mirrored',
-           'mirrored_warning']
+           'mirrored_warning', 'warnings_about_pictures']
 
 # %% ../nbs/348_orientation.ipynb #eba7ab9a
 from functools import cache
 
 import numpy as np
 
+from .data import Split
 from .handwriting import load_sklearn_digits
-from .splits import unit_rows
+from .splits import count_near_copies, unit_rows
 
 # %% ../nbs/348_orientation.ipynb #114981ed
 @cache
@@ -54,3 +55,19 @@ def mirrored_warning(images: np.ndarray, key: str, order: str | None) -> str | N
         f"warning: the digits of {key} look mirrored along their diagonal: "
         f"if they are flat, read them with --order {other}, else transpose them"
     )
+
+# %% ../nbs/348_orientation.ipynb #768a0678
+def warnings_about_pictures(split: Split, order: str | None) -> list[str]:
+    "Warnings about pictures of a file that look mirrored, and about near copies that count as one stimulus."
+    warnings = []
+    for part, data in (("Trn", split.train), ("Test", split.test)):
+        if data.images is None:
+            continue
+        mirrored = mirrored_warning(data.images, f"stim{part}", order)
+        warnings += [mirrored] if mirrored else []
+    known = split.pooled().images
+    if n_near := count_near_copies(known):
+        warnings.append(
+            f"{n_near} pictures differ only slightly from another: counted as the same stimulus"
+        )
+    return warnings
