@@ -29,6 +29,7 @@ from .plots import PALETTE, house_style
 from .prior_choice import PriorImages, outside_of
 from .splits import default_protocol
 from .tasks import CheckConfig, Task, is_fast, make_fast_variant, run_tasks
+from .voxels import learn_scaling
 
 # %% ../nbs/660_attribution.ipynb #67a57ccf
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def haufe_patterns(fmri: np.ndarray, weights: np.ndarray, n_components: int = 5)
     n_components = min(n_components, int((scales > 1e-9 * largest).sum()))
     components = directions[:, :n_components] * np.sqrt(len(centered) - 1)
     patterns = centered.T @ components / (len(centered) - 1)
-    variance = np.maximum(centered.var(0, ddof=1), 1e-12)
+    variance = np.where(learn_scaling(fmri).varies, centered.var(0, ddof=1), np.inf)
     return HaufePatterns(components, patterns, (patterns**2).sum(1) / variance)
 
 # %% ../nbs/660_attribution.ipynb #0e3f85dd
