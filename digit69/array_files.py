@@ -42,7 +42,16 @@ def check_file(path: Path) -> None:
 
 # %% ../nbs/118_array_files.ipynb #558f53fc
 def is_hdf5(path: Path) -> bool:
-    """Whether a file is HDF5, with or without the header that MATLAB writes."""
+    """Whether a file is HDF5, with or without the header that MATLAB writes.
+
+    Parameters
+    ----------
+    path : an existing file
+
+    Returns
+    -------
+    True for HDF5 and MATLAB 7.3, whatever the ending
+    """
     with open(path, "rb") as file:
         head = file.read(520)
     return head.startswith(HDF5_SIGNATURE) or head[512:].startswith(HDF5_SIGNATURE)
@@ -59,7 +68,22 @@ MAX_DENSE = 2**31  # bytes that a sparse matrix may take when it is made full
 
 # %% ../nbs/118_array_files.ipynb #9eba5507
 def stack_cells(cells: np.ndarray, name: str) -> np.ndarray:
-    """Cells (object array) of words, or of numeric arrays of one shape, as one array with the cells first."""
+    """Cells (object array) of words, or of numeric arrays of one shape, as one array with the cells first.
+
+    Parameters
+    ----------
+    cells : object array of words or of arrays
+    name : for messages
+
+    Returns
+    -------
+    (C,) words, or (C,...) numbers
+
+    Raises
+    ------
+    DataError
+        Cells hold other things, or arrays of different shapes.
+    """
     parts = [np.asarray(cell) for cell in cells.ravel()]
     if parts and all(part.dtype.kind in "US" for part in parts):
         return np.array(["".join(part.ravel().astype(str)) for part in parts])
@@ -72,7 +96,22 @@ def stack_cells(cells: np.ndarray, name: str) -> np.ndarray:
 
 # %% ../nbs/118_array_files.ipynb #00c9a4f9
 def to_plain_array(value: object, name: str) -> np.ndarray:
-    """A value of a file as a plain array of numbers or words; a `DataError` for anything else."""
+    """A value of a file as a plain array of numbers or words; a `DataError` for anything else.
+
+    Parameters
+    ----------
+    value : what a library made of an entry of a file
+    name : for messages
+
+    Returns
+    -------
+    numbers or words, never objects
+
+    Raises
+    ------
+    DataError
+        Other values, or a sparse matrix that would be too large.
+    """
     from scipy.sparse import issparse
 
     if issparse(value):
@@ -119,12 +158,27 @@ def open_npz(path: Path) -> ArrayFile:
 
 # %% ../nbs/118_array_files.ipynb #2ed2c35d
 def fields_of_struct(value: np.ndarray, name: str) -> dict[str, object]:
-    """Fields of a MATLAB struct (1,1) as {struct.field: value}."""
+    """Fields of a MATLAB struct (1,1) as {struct.field: value}.
+
+    Parameters
+    ----------
+    value : structured array (1,1)
+    name : of the struct in the file
+    """
     return {f"{name}.{field}": value[field].flat[0] for field in value.dtype.names}
 
 # %% ../nbs/118_array_files.ipynb #82839298
 def is_cut_short(path: Path) -> bool:
-    """Whether a MATLAB 5 file ends within an array; each begins with its size in bytes."""
+    """Whether a MATLAB 5 file ends within an array; each begins with its size in bytes.
+
+    Parameters
+    ----------
+    path : a file that ends in .mat
+
+    Returns
+    -------
+    False for files of other formats, which are judged by their readers
+    """
     size = path.stat().st_size
     with open(path, "rb") as file:
         header = file.read(128)
@@ -170,7 +224,17 @@ SLAB = 2**26  # bytes read at a time
 
 # %% ../nbs/118_array_files.ipynb #977833f0
 def read_slabs(dataset: "h5py.Dataset", reversed_axes: bool) -> np.ndarray:
-    """A numeric data set as an array, with its axes reversed where MATLAB wrote it."""
+    """A numeric data set as an array, with its axes reversed where MATLAB wrote it.
+
+    Parameters
+    ----------
+    dataset : numbers with one or more axes
+    reversed_axes : as MATLAB stores them
+
+    Returns
+    -------
+    an array of the same kind of numbers, axes in the order of MATLAB's user
+    """
     if dataset.ndim < 2 or not reversed_axes:
         return dataset[()] if dataset.ndim == 0 else dataset[:]
     array = np.empty(dataset.shape[::-1], dataset.dtype)
@@ -188,7 +252,12 @@ def matlab_class(item: "h5py.HLObject") -> str:
 
 # %% ../nbs/118_array_files.ipynb #b3d4b72c
 def read_text(codes: np.ndarray) -> np.ndarray:
-    """Character codes (N,L), as MATLAB stores text, as N words; (L,) is one word."""
+    """Character codes (N,L), as MATLAB stores text, as N words; (L,) is one word.
+
+    Parameters
+    ----------
+    codes : (N,L) or (L,) whole numbers
+    """
     return np.array(["".join(map(chr, row)).rstrip() for row in np.atleast_2d(codes)])
 
 # %% ../nbs/118_array_files.ipynb #6c7f320f
@@ -223,7 +292,16 @@ def _read_cells(cells: "h5py.Dataset", is_matlab: bool, name: str) -> list[objec
 
 # %% ../nbs/118_array_files.ipynb #2bdfaa0f
 def list_hdf5(file: "h5py.File") -> dict[str, tuple[int, ...]]:
-    """Shapes of the arrays in an HDF5 file by name; inside groups as group.name; without MATLAB's own."""
+    """Shapes of the arrays in an HDF5 file by name; inside groups as group.name; without MATLAB's own.
+
+    Parameters
+    ----------
+    file : open for reading
+
+    Returns
+    -------
+    name -> shape as a reader will see it
+    """
     import h5py
 
     shapes = {}
@@ -246,7 +324,17 @@ def list_hdf5(file: "h5py.File") -> dict[str, tuple[int, ...]]:
 
 # %% ../nbs/118_array_files.ipynb #84f20afe
 def open_hdf5(path: Path) -> ArrayFile:
-    """The arrays of an HDF5 file, plain or by MATLAB 7.3."""
+    """The arrays of an HDF5 file, plain or by MATLAB 7.3.
+
+    Parameters
+    ----------
+    path : an HDF5 file
+
+    Raises
+    ------
+    DataError
+        Damaged, at once or when an array is read.
+    """
     import h5py
 
     try:
@@ -270,7 +358,21 @@ def open_hdf5(path: Path) -> ArrayFile:
 
 # %% ../nbs/118_array_files.ipynb #c761ae08
 def open_arrays(path: str | Path) -> ArrayFile:
-    """Open a .mat, .npz or .h5 file by what it holds; a `DataError` says why it cannot be read."""
+    """Open a .mat, .npz or .h5 file by what it holds; a `DataError` says why it cannot be read.
+
+    Parameters
+    ----------
+    path : ends in .mat, .npz, .h5 or .hdf5
+
+    Returns
+    -------
+    names and shapes; arrays are read when asked for
+
+    Raises
+    ------
+    DataError
+        Absent, no file, unreadable, damaged or of another format.
+    """
     path = Path(path)
     check_file(path)
     if path.suffix.lower() == ".npz":

@@ -20,14 +20,34 @@ YES, NO = ("yes", "true", "1"), ("no", "false", "0")
 
 # %% ../nbs/127_data_spec.ipynb #5bf804d1
 def parse_switch(name: str, word: str) -> bool:
-    """yes or no, also as true, false, 1 or 0; a `DataError` for another word."""
+    """yes or no, also as true, false, 1 or 0; a `DataError` for another word.
+
+    Parameters
+    ----------
+    name : of the option, for messages
+    word : what stands behind it
+    """
     if word.lower() not in (*YES, *NO):
         raise DataError(f"{name}={word}: say yes or no")
     return word.lower() in YES
 
 # %% ../nbs/127_data_spec.ipynb #5168abb9
 def parse_spec(spec: str) -> tuple[str, Reading]:
-    """A specification such as `my.mat?order=rows` as its name or path, and how to read it."""
+    """A specification such as `my.mat?order=rows` as its name or path, and how to read it.
+
+    Parameters
+    ----------
+    spec : a name of a data set or a path, perhaps with options behind a question mark
+
+    Returns
+    -------
+    the name or path; the options
+
+    Raises
+    ------
+    DataError
+        An option is unknown, or its value is not readable.
+    """
     name, _, query = str(spec).partition("?")
     options = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
@@ -44,7 +64,17 @@ def parse_spec(spec: str) -> tuple[str, Reading]:
 
 # %% ../nbs/127_data_spec.ipynb #be89c520
 def write_spec(name: str, reading: Reading) -> str:
-    """The specification of a name or path with what `reading` says beyond the defaults."""
+    """The specification of a name or path with what `reading` says beyond the defaults.
+
+    Parameters
+    ----------
+    name : of a data set, or a path
+    reading : how to read it
+
+    Returns
+    -------
+    a word that `parse_spec` takes apart into the same two
+    """
     given = {}
     if reading.keys:
         given["keys"] = ",".join(f"{ours}={theirs}" for ours, theirs in reading.keys.items())

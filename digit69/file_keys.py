@@ -30,7 +30,21 @@ PLACE_KEYS = ("voxelIndex", "affine", "volumeShape", "roi")  # where voxels lie,
 
 # %% ../nbs/119_file_keys.ipynb #013ef2ab
 def parse_keys(text: str | None) -> dict[str, str]:
-    """`fmriTrn=X_train,stimTrn=Y_train` as {our name: name in the file}."""
+    """`fmriTrn=X_train,stimTrn=Y_train` as {our name: name in the file}.
+
+    Parameters
+    ----------
+    text : comma-separated pairs, or None
+
+    Returns
+    -------
+    our name -> name in the file
+
+    Raises
+    ------
+    DataError
+        A word is no pair, or ours is not one of our names.
+    """
     mapping = {}
     for word in filter(None, (text or "").split(",")):
         ours, equals, theirs = (piece.strip() for piece in word.partition("="))
@@ -52,7 +66,22 @@ class FoundKeys:
 
 # %% ../nbs/119_file_keys.ipynb #611caea4
 def find_keys(file: ArrayFile, mapping: dict[str, str]) -> FoundKeys:
-    """Match our names to those of a file: by `mapping`, else by the same name, also inside a struct."""
+    """Match our names to those of a file: by `mapping`, else by the same name, also inside a struct.
+
+    Parameters
+    ----------
+    file : an open file
+    mapping : our name -> name in the file, from `--keys`
+
+    Returns
+    -------
+    what was found, and what the file holds besides
+
+    Raises
+    ------
+    DataError
+        A name of `mapping` is not in the file.
+    """
     absent = [theirs for theirs in mapping.values() if theirs not in file.shapes]
     if absent:
         raise DataError(
@@ -70,7 +99,19 @@ def find_keys(file: ArrayFile, mapping: dict[str, str]) -> FoundKeys:
 
 # %% ../nbs/119_file_keys.ipynb #78153f49
 def check_keys(file: ArrayFile, found: FoundKeys, needed: tuple[str, ...]) -> None:
-    """Raise `DataError` when a file lacks needed arrays; it says what the file holds, and the way out."""
+    """Raise `DataError` when a file lacks needed arrays; it says what the file holds, and the way out.
+
+    Parameters
+    ----------
+    file : an open file
+    found : our names in it
+    needed : our names without which nothing can be done
+
+    Raises
+    ------
+    DataError
+        One is missing.
+    """
     missing = [key for key in needed if key not in found.names]
     if missing:
         named = (

@@ -49,7 +49,16 @@ ROUNDING = 1e-3  # by which the largest value may exceed white, relative
 
 # %% ../nbs/117_grey_levels.ipynb #ccfc7367
 def hot_pixels(pictures: np.ndarray) -> tuple[int, float]:
-    """How many pixels lie more than three times above all others, and the largest of the others."""
+    """How many pixels lie more than three times above all others, and the largest of the others.
+
+    Parameters
+    ----------
+    pictures : (N,H,W) in grey levels of the file
+
+    Returns
+    -------
+    how many there are (0: none); the largest grey level without them
+    """
     n_hot = max(N_HOT, round(1e-5 * pictures.size))
     falling = np.sort(pictures, axis=None)[::-1]
     top = falling[: n_hot + 1].astype(float)
@@ -63,7 +72,16 @@ def hot_pixels(pictures: np.ndarray) -> tuple[int, float]:
 
 # %% ../nbs/117_grey_levels.ipynb #d2de2e73
 def unit_of(largest: float) -> float | None:
-    """The white that a largest grey level (>= 0) suggests, see `UNITS`; None where none does."""
+    """The white that a largest grey level (>= 0) suggests, see `UNITS`; None where none does.
+
+    Parameters
+    ----------
+    largest : the largest grey level of a part
+
+    Returns
+    -------
+    a key of `UNITS`, or None
+    """
     for white, above in UNITS.items():
         if above < largest <= white * (1 + ROUNDING) or (white == 1 and largest == 0):
             return float(white)
@@ -71,7 +89,22 @@ def unit_of(largest: float) -> float | None:
 
 # %% ../nbs/117_grey_levels.ipynb #251eb608
 def find_range(pictures: np.ndarray, key: str) -> tuple[float, float]:
-    """The grey levels (black, white) of the pictures (N,H,W) of a part; a `DataError` if not evident."""
+    """The grey levels (black, white) of the pictures (N,H,W) of a part; a `DataError` if not evident.
+
+    Parameters
+    ----------
+    pictures : (N,H,W) of one part, as the file holds them
+    key : name in the file, for messages
+
+    Returns
+    -------
+    black and white in grey levels of the file
+
+    Raises
+    ------
+    DataError
+        A few pixels stand far above all others, or the range has no unit.
+    """
     low, high = float(pictures.min()), float(pictures.max())
     if pictures.dtype == np.uint8 or pictures.dtype.kind == "b":
         return 0.0, 1.0 if high <= 1 else 255.0
@@ -99,7 +132,16 @@ def find_range(pictures: np.ndarray, key: str) -> tuple[float, float]:
 
 # %% ../nbs/117_grey_levels.ipynb #f02f8a96
 def is_dark_on_bright(scaled: np.ndarray) -> bool:
-    """Whether pictures (N,H,W) in [0,1] show dark figures on a bright ground."""
+    """Whether pictures (N,H,W) in [0,1] show dark figures on a bright ground.
+
+    Parameters
+    ----------
+    scaled : (N,H,W) in [0,1]
+
+    Returns
+    -------
+    True where nine of ten pictures have bright margins and most are bright
+    """
     top, bottom = scaled[:, 0], scaled[:, -1]
     left, right = scaled[:, :, 0], scaled[:, :, -1]
     edges = np.concatenate([top, bottom, left, right], axis=1)
@@ -112,7 +154,18 @@ NEARLY_BLACK = 0.05  # a part whose brightest pixels reach no more holds nothing
 
 # %% ../nbs/117_grey_levels.ipynb #d3bf25a7
 def decide_grey_levels(pictures: np.ndarray, key: str) -> GreyLevels:
-    """Which numbers mean black and white in the pictures (N,H,W) of a part; a `DataError` if unclear."""
+    """Which numbers mean black and white in the pictures (N,H,W) of a part; a `DataError` if unclear.
+
+    Parameters
+    ----------
+    pictures : (N,H,W) of one part, as the file holds them
+    key : name in the file, for messages
+
+    Raises
+    ------
+    DataError
+        The unit is not evident, or pictures would be nearly black.
+    """
     levels = GreyLevels(*find_range(pictures, key))
     scaled = levels.scale(pictures)
     if scaled.max() < NEARLY_BLACK and scaled.any():
@@ -128,7 +181,18 @@ ALIKE = 1.5  # by which the mean brightness of two parts may differ; units diffe
 
 # %% ../nbs/117_grey_levels.ipynb #71566a92
 def has_unit(pictures: np.ndarray, levels: GreyLevels, brightness: float) -> bool:
-    """Whether pictures may well be in these grey levels: within them, and about as bright in [0,1]."""
+    """Whether pictures may well be in these grey levels: within them, and about as bright in [0,1].
+
+    Parameters
+    ----------
+    pictures : (N,H,W) of one part
+    levels : those of another part
+    brightness : mean of the other part in [0,1]
+
+    Returns
+    -------
+    True where they fit; a unit twice or half as large does not
+    """
     low, high = pictures.min(), pictures.max()
     margin = ROUNDING * (levels.white - levels.black)
     if low < levels.black - margin or high > levels.white + margin:
@@ -138,7 +202,21 @@ def has_unit(pictures: np.ndarray, levels: GreyLevels, brightness: float) -> boo
 
 # %% ../nbs/117_grey_levels.ipynb #938a958e
 def common_grey_levels(parts: dict[str, np.ndarray]) -> GreyLevels:
-    """The grey levels of all parts {key: pictures (N,H,W)} of a file; a `DataError` where they disagree."""
+    """The grey levels of all parts {key: pictures (N,H,W)} of a file; a `DataError` where they disagree.
+
+    Parameters
+    ----------
+    parts : key -> (N,H,W), as the file holds them
+
+    Returns
+    -------
+    one decision for all parts
+
+    Raises
+    ------
+    DataError
+        Parts are in different units, or one of them has no evident unit.
+    """
     found = {key: decide_grey_levels(pictures, key) for key, pictures in parts.items()}
     for key, levels in found.items():
         brightness = levels.scale(parts[key]).mean()

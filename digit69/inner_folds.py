@@ -58,7 +58,16 @@ def grouped_folds(
 
 # %% ../nbs/112_inner_folds.ipynb #c2832bcd
 def linked_rows(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(N,) numbers, equal for rows that agree in one of two (N,) arrays, directly or by way of others."""
+    """(N,) numbers, equal for rows that agree in one of two (N,) arrays, directly or by way of others.
+
+    Parameters
+    ----------
+    first, second : (N,) two numberings of the same rows
+
+    Returns
+    -------
+    (N,) from 0
+    """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -72,7 +81,16 @@ def linked_rows(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 # %% ../nbs/112_inner_folds.ipynb #9ee221c5
 def fold_units(data: BrainDataset) -> np.ndarray:
-    """(N,) numbers, equal for rows of a data set with images that inner folds must not separate."""
+    """(N,) numbers, equal for rows of a data set with images that inner folds must not separate.
+
+    Parameters
+    ----------
+    data : rows with images, and groups where they are known
+
+    Returns
+    -------
+    (N,) unit of each row: stimuli, or sets of stimuli and runs
+    """
     stimuli = stimulus_groups(data.require("images", "inner folds"))
     if data.groups is None:
         return stimuli
@@ -85,7 +103,18 @@ def inner_folds(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Folds within train that separate neither a stimulus nor, where that is possible, a scanner run.
 
-    For each the rows to learn from and the rows left out. Classes are balanced where stimuli are divided."""
+    For each the rows to learn from and the rows left out. Classes are balanced where stimuli are divided.
+
+    Parameters
+    ----------
+    train : rows with images
+    n_splits : at most this many folds
+    seed : of the division
+
+    Returns
+    -------
+    for each fold the rows to learn from and the rows left out
+    """
     units = fold_units(train)
     has_whole_runs = len(np.unique(units)) < len(np.unique(stimulus_groups(train.images)))
     return grouped_folds(units, None if has_whole_runs else train.labels, n_splits, seed)

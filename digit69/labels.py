@@ -14,7 +14,17 @@ from .splits import stimulus_ids, unit_rows
 
 # %% ../nbs/116_labels.ipynb #74d2a317
 def is_one_hot(values: np.ndarray, n_rows: int) -> bool:
-    """Whether values are (N,C), C at least 2, with a single 1 in each row and 0 elsewhere."""
+    """Whether values are (N,C), C at least 2, with a single 1 in each row and 0 elsewhere.
+
+    Parameters
+    ----------
+    values : a label field as a file holds it
+    n_rows : N, rows of voxels
+
+    Returns
+    -------
+    True for (N,C) zeros and ones with one 1 in every row
+    """
     if values.ndim != 2 or values.shape[0] != n_rows or values.shape[1] < 2:
         return False
     if values.dtype.kind not in "buif":
@@ -23,12 +33,30 @@ def is_one_hot(values: np.ndarray, n_rows: int) -> bool:
 
 # %% ../nbs/116_labels.ipynb #4490d73e
 def is_column(values: np.ndarray, n_rows: int) -> bool:
-    """Whether values are one a row: (N,), (N,1) or (1,N)."""
+    """Whether values are one a row: (N,), (N,1) or (1,N).
+
+    Parameters
+    ----------
+    values : a label or run field as a file holds it
+    n_rows : N, rows of voxels
+    """
     return values.shape in ((n_rows,), (n_rows, 1), (1, n_rows))
 
 # %% ../nbs/116_labels.ipynb #bb16a136
 def check_column(values: np.ndarray, n_rows: int, key: str) -> np.ndarray:
-    """Values (N,), one for each row; a `DataError` names the key and what is wrong."""
+    """Values (N,), one for each row; a `DataError` names the key and what is wrong.
+
+    Parameters
+    ----------
+    values : numbers or words, (N,), (N,1) or (1,N)
+    n_rows : N, rows of voxels
+    key : name in the file, for messages
+
+    Raises
+    ------
+    DataError
+        Another shape, NaN or infinite values, or numbers that are not whole.
+    """
     if not is_column(values, n_rows):
         raise DataError(
             f"{key} has shape {values.shape}; it must hold one value for each of {n_rows} rows"
@@ -50,7 +78,16 @@ def check_column(values: np.ndarray, n_rows: int, key: str) -> np.ndarray:
 def number_words(columns: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
     """Columns {key: (N,)} of words as numbers from 1 in alphabetical order, and the remark that says so.
 
-    Words that are whole numbers keep their values."""
+    Words that are whole numbers keep their values.
+
+    Parameters
+    ----------
+    columns : key -> words, of all parts, so that a word gets the same number in each
+
+    Returns
+    -------
+    key -> (N,) whole numbers; a remark, empty where words were numbers
+    """
     stripped = {}
     for key, column in columns.items():
         stripped[key] = np.char.strip(column.astype(str))
@@ -67,7 +104,16 @@ def number_words(columns: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray],
 
 # %% ../nbs/116_labels.ipynb #8ca1c16c
 def match_kinds(columns: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Columns that hold what the first does, words or numbers; others cannot be compared and are left out."""
+    """Columns that hold what the first does, words or numbers; others cannot be compared and are left out.
+
+    Parameters
+    ----------
+    columns : key -> (N,) words or numbers, train first
+
+    Returns
+    -------
+    the comparable ones; a remark for each that was left out
+    """
     kept, remarks = {}, []
     for key, column in columns.items():
         first = next(iter(kept), key)
@@ -81,7 +127,17 @@ def match_kinds(columns: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], 
 
 # %% ../nbs/116_labels.ipynb #9a9e60c2
 def one_hot_to_numbers(values: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
-    """The column (N,) of the 1 in each row of one-hot rows (N,C); counted from 0 if other labels have a 0."""
+    """The column (N,) of the 1 in each row of one-hot rows (N,C); counted from 0 if other labels have a 0.
+
+    Parameters
+    ----------
+    values : (N,C) with one 1 in each row
+    others : labels of other parts, which tell whether classes are counted from 0 or 1
+
+    Returns
+    -------
+    (N,) class numbers
+    """
     from_zero = any((other == 0).any() for other in others)
     return values.argmax(1) + (0 if from_zero else 1)
 
@@ -118,7 +174,13 @@ def read_labels(
 
 # %% ../nbs/116_labels.ipynb #750f1eaa
 def count_contradictory_stimuli(images: np.ndarray, labels: np.ndarray) -> int:
-    """How many stimuli (N,28,28) carry more than one label (N,): 0 if the labels can be classes."""
+    """How many stimuli (N,28,28) carry more than one label (N,): 0 if the labels can be classes.
+
+    Parameters
+    ----------
+    images : (N,28,28) in [0,1]
+    labels : (N,) whole numbers
+    """
     ids = stimulus_ids(images)
     contradictory = 0
     for i in np.unique(ids):
@@ -128,7 +190,16 @@ def count_contradictory_stimuli(images: np.ndarray, labels: np.ndarray) -> int:
 
 # %% ../nbs/116_labels.ipynb #7b70f8b4
 def come_in_blocks(labels: np.ndarray) -> bool:
-    """Whether each of at least three labels (N,) stands in one block of rows, of two or more on average."""
+    """Whether each of at least three labels (N,) stands in one block of rows, of two or more on average.
+
+    Parameters
+    ----------
+    labels : (N,) in the order of the file
+
+    Returns
+    -------
+    True where runs of equal labels are as many as there are labels
+    """
     n_labels = len(np.unique(labels))
     n_blocks = 1 + int((np.diff(labels) != 0).sum())
     return n_labels >= 3 and n_blocks == n_labels and len(labels) >= 2 * n_labels
@@ -137,7 +208,17 @@ def come_in_blocks(labels: np.ndarray) -> bool:
 def label_agreement(images: np.ndarray, labels: np.ndarray) -> float:
     """p-value that the most similar other picture has the same label as often as it does, by chance.
 
-    A binomial test; by chance two rows share a label as often as its frequency says."""
+    A binomial test; by chance two rows share a label as often as its frequency says.
+
+    Parameters
+    ----------
+    images : (N,28,28) in [0,1]
+    labels : (N,) whole numbers
+
+    Returns
+    -------
+    p in [0,1]; small where labels say something about pictures
+    """
     from scipy.stats import binomtest
 
     rows = unit_rows(images)
@@ -154,7 +235,17 @@ def label_agreement(images: np.ndarray, labels: np.ndarray) -> float:
 
 # %% ../nbs/116_labels.ipynb #ed5fa1db
 def why_runs(images: np.ndarray, labels: np.ndarray) -> str | None:
-    """Why labels (N,) of pictures (N,28,28) are run numbers and no classes; None if they may be classes."""
+    """Why labels (N,) of pictures (N,28,28) are run numbers and no classes; None if they may be classes.
+
+    Parameters
+    ----------
+    images : (N,28,28) in [0,1], of train
+    labels : (N,) whole numbers, of train
+
+    Returns
+    -------
+    the reason in words, or None
+    """
     mixed = count_contradictory_stimuli(images, labels)
     if mixed:
         return f"they differ between repeats of {mixed} stimuli"

@@ -35,7 +35,16 @@ MAX_PICTURES = 500
 
 # %% ../nbs/348_orientation.ipynb #bb693ea7
 def look_mirrored(images: np.ndarray) -> bool:
-    """Whether pictures (N,28,28) are digits that were mirrored along their diagonal."""
+    """Whether pictures (N,28,28) are digits that were mirrored along their diagonal.
+
+    Parameters
+    ----------
+    images : (N,28,28) in [0,1]
+
+    Returns
+    -------
+    False for upright digits, and for pictures that are no digits
+    """
     some = images[:MAX_PICTURES]
     as_read = likeness_to_digits(some)
     turned = likeness_to_digits(some.transpose(0, 2, 1))

@@ -23,7 +23,17 @@ ORDER_WORDS = {"F": "columns", "C": "rows", "column": "columns", "row": "rows"} 
 
 # %% ../nbs/115_pictures.ipynb #773a5ad7
 def check_order(order: str, who: str) -> str:
-    """One of `ORDERS`, also from other spellings (F, C, column, row); a `DataError` for another word."""
+    """One of `ORDERS`, also from other spellings (F, C, column, row); a `DataError` for another word.
+
+    Parameters
+    ----------
+    order : a word of a person or of a file
+    who : where it was said, for messages
+
+    Returns
+    -------
+    columns or rows
+    """
     word = ORDER_WORDS.get(str(order), str(order))
     if word not in ORDERS:
         raise DataError(
@@ -33,7 +43,18 @@ def check_order(order: str, who: str) -> str:
 
 # %% ../nbs/115_pictures.ipynb #13fe0b0a
 def unfold(flat: np.ndarray, order: str, key: str) -> np.ndarray:
-    """Flat pictures (N,H*H) -> (N,H,H) upright; a `DataError` where the pixels make no square."""
+    """Flat pictures (N,H*H) -> (N,H,H) upright; a `DataError` where the pixels make no square.
+
+    Parameters
+    ----------
+    flat : (N,P), P a square number
+    order : columns or rows
+    key : name in the file, for messages
+
+    Returns
+    -------
+    (N,H,H), H the root of P
+    """
     side = math.isqrt(flat.shape[1])
     if side * side != flat.shape[1]:
         raise DataError(
@@ -45,7 +66,19 @@ def unfold(flat: np.ndarray, order: str, key: str) -> np.ndarray:
 
 # %% ../nbs/115_pictures.ipynb #53cb39f9
 def pictures_first(array: np.ndarray, n_rows: int, key: str) -> np.ndarray:
-    """The same array with the axis that counts the pictures first; MATLAB stacks have it last."""
+    """The same array with the axis that counts the pictures first; MATLAB stacks have it last.
+
+    Parameters
+    ----------
+    array : pictures with two to four axes
+    n_rows : rows of voxels that belong to them
+    key : name in the file, for messages
+
+    Raises
+    ------
+    DataError
+        No axis counts the pictures, or it is the wrong one of a flat array.
+    """
     if array.ndim < 2 or array.ndim > 4:
         raise DataError(
             f"{key} has shape {array.shape}; it must be (rows, pixels), (rows, height, width) "
@@ -67,7 +100,22 @@ LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue
 
 # %% ../nbs/115_pictures.ipynb #e962e6d7
 def channels_to_grey(pictures: np.ndarray, key: str) -> np.ndarray:
-    """(N,C,H,W) or (N,H,W,C) with 1, 3 or 4 channels -> (N,H,W); opacity, the fourth, is left out."""
+    """(N,C,H,W) or (N,H,W,C) with 1, 3 or 4 channels -> (N,H,W); opacity, the fourth, is left out.
+
+    Parameters
+    ----------
+    pictures : four axes, in grey levels of the file
+    key : name in the file, for messages
+
+    Returns
+    -------
+    (N,H,W) in the same grey levels
+
+    Raises
+    ------
+    DataError
+        No axis has 1, 3 or 4 channels.
+    """
     if pictures.shape[3] in (1, 3, 4):
         channels = np.moveaxis(pictures, 3, 1)
     elif pictures.shape[1] in (1, 3, 4):
@@ -112,7 +160,16 @@ def to_stack(
 
 # %% ../nbs/115_pictures.ipynb #553b39ec
 def square_width(pictures: np.ndarray) -> int:
-    """Width in pixels of the equal squares that all pictures (N,H,H) are made of; 1 where there are none."""
+    """Width in pixels of the equal squares that all pictures (N,H,H) are made of; 1 where there are none.
+
+    Parameters
+    ----------
+    pictures : (N,H,H)
+
+    Returns
+    -------
+    a divisor of H; the largest that fits every picture
+    """
     side = pictures.shape[1]
     for width in range(side // 2, 1, -1):
         if side % width:
@@ -124,7 +181,16 @@ def square_width(pictures: np.ndarray) -> int:
 
 # %% ../nbs/115_pictures.ipynb #dc337f9f
 def with_margin(pictures: np.ndarray) -> np.ndarray:
-    """Pictures (N,H,W) in the middle of squares; what is added is 0."""
+    """Pictures (N,H,W) in the middle of squares; what is added is 0.
+
+    Parameters
+    ----------
+    pictures : (N,H,W) with 0 for black
+
+    Returns
+    -------
+    (N,S,S), S the larger of H and W
+    """
     height, width = pictures.shape[1:]
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
@@ -133,7 +199,17 @@ def with_margin(pictures: np.ndarray) -> np.ndarray:
 
 # %% ../nbs/115_pictures.ipynb #0eb35d8f
 def nearest_pixels(pictures: np.ndarray, size: int) -> np.ndarray:
-    """Pictures (N,H,H) as (N,size,size): every pixel is the one that its centre lies in."""
+    """Pictures (N,H,H) as (N,size,size): every pixel is the one that its centre lies in.
+
+    Parameters
+    ----------
+    pictures : (N,H,H)
+    size : pixels along each side of the result
+
+    Returns
+    -------
+    (N,size,size), values taken and not mixed
+    """
     side = pictures.shape[1]
     centre = (np.arange(size) + 0.5) * side / size
     index = centre.astype(int)
@@ -154,7 +230,17 @@ def resize_pictures(pictures: np.ndarray, size: int = IMAGE_SIZE) -> np.ndarray:
 
 # %% ../nbs/115_pictures.ipynb #06efe340
 def describe_resize(shape: tuple[int, int], key: str) -> list[str]:
-    """What `resize_pictures` does to pictures of this height and width, as remarks; empty for 28x28."""
+    """What `resize_pictures` does to pictures of this height and width, as remarks; empty for 28x28.
+
+    Parameters
+    ----------
+    shape : height and width of the pictures of a part
+    key : name in the file
+
+    Returns
+    -------
+    one remark, or none
+    """
     if shape == (IMAGE_SIZE, IMAGE_SIZE):
         return []
     height, width = shape

@@ -48,7 +48,17 @@ MIN_ROWS_PER_GROUP = 3  # fewer have no standard deviation to speak of
 def scale_rows_per_group(fmri: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Rows (N,V) float32 with mean 0 and standard deviation 1 of each voxel in each group (N,).
 
-    A voxel that does not vary in a group is 0 there."""
+    A voxel that does not vary in a group is 0 there.
+
+    Parameters
+    ----------
+    fmri : (N,V) voxels in any unit
+    groups : (N,) scanner run or session of each row
+
+    Returns
+    -------
+    (N,V) float32 in standard deviations of each voxel within its group
+    """
     scaled = np.empty(fmri.shape, np.float32)
     for group in np.unique(groups):
         rows = np.flatnonzero(groups == group)
@@ -60,7 +70,18 @@ def scale_rows_per_group(fmri: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 # %% ../nbs/114_preparation.ipynb #670166e9
 def check_group_sizes(groups: np.ndarray, name: str) -> None:
-    """Raise `DataError` where a group has too few rows to be scaled by itself."""
+    """Raise `DataError` where a group has too few rows to be scaled by itself.
+
+    Parameters
+    ----------
+    groups : (N,) scanner run or session of each row, of train and test together
+    name : of the data set, for messages
+
+    Raises
+    ------
+    DataError
+        A group has fewer than `MIN_ROWS_PER_GROUP` rows.
+    """
     values, counts = np.unique(groups, return_counts=True)
     if counts.min() < MIN_ROWS_PER_GROUP:
         small = values[counts.argmin()]
@@ -71,7 +92,21 @@ def check_group_sizes(groups: np.ndarray, name: str) -> None:
 
 # %% ../nbs/114_preparation.ipynb #ea9b90ae
 def scale_per_group(split: Split) -> tuple[Split, list[str]]:
-    """A split with every voxel standardised within each scanner run, and a remark."""
+    """A split with every voxel standardised within each scanner run, and a remark.
+
+    Parameters
+    ----------
+    split : both parts with groups
+
+    Returns
+    -------
+    the same split with voxels in standard deviations; what was done, in words
+
+    Raises
+    ------
+    DataError
+        A part has no groups, or a group is too small.
+    """
     train, test = split.train, split.test
     groups = [data.require("groups", "--scale-per-group") for data in (train, test)]
     joined = np.concatenate(groups)
@@ -86,7 +121,21 @@ def scale_per_group(split: Split) -> tuple[Split, list[str]]:
 def mean_rows(data: BrainDataset) -> BrainDataset:
     """One row a stimulus, in the order of its first row: the mean of its rows.
 
-    Runs are forgotten where they differ between rows of a stimulus."""
+    Runs are forgotten where they differ between rows of a stimulus.
+
+    Parameters
+    ----------
+    data : rows with images
+
+    Returns
+    -------
+    a data set of S rows for S different stimuli
+
+    Raises
+    ------
+    DataError
+        There are no images.
+    """
     shown = stimulus_groups(data.require("images", "--average-repeats"))
     first, stimulus = np.unique(shown, return_inverse=True)
     counts = np.bincount(stimulus)
@@ -104,7 +153,16 @@ def mean_rows(data: BrainDataset) -> BrainDataset:
 def reliability(data: BrainDataset) -> float:
     """Correlation between two rows of the same stimulus over voxels, each voxel centred; NaN without repeats.
 
-    The mean over stimuli of the first row with the second."""
+    The mean over stimuli of the first row with the second.
+
+    Parameters
+    ----------
+    data : rows with images
+
+    Returns
+    -------
+    mean correlation in [-1,1]; NaN where no stimulus was shown twice
+    """
     ids = stimulus_ids(data.images)
     centred = data.fmri - data.fmri.mean(0)
     found = []
@@ -116,7 +174,16 @@ def reliability(data: BrainDataset) -> float:
 
 # %% ../nbs/114_preparation.ipynb #319a33a3
 def describe_gain(data: BrainDataset) -> str:
-    """What averaging the repeats of a data set gains, in words."""
+    """What averaging the repeats of a data set gains, in words.
+
+    Parameters
+    ----------
+    data : rows with images, of which some show the same stimulus
+
+    Returns
+    -------
+    number of rows and stimuli, and the correlation of two single rows and of two means
+    """
     n_stimuli = len(np.unique(stimulus_ids(data.images)))
     repeats = data.n / n_stimuli
     single = max(reliability(data), 0.0)
@@ -128,7 +195,16 @@ def describe_gain(data: BrainDataset) -> str:
 
 # %% ../nbs/114_preparation.ipynb #7f4a1859
 def average_repeats(split: Split) -> tuple[Split, list[str]]:
-    """A split with one row a stimulus in train, and in test where its pictures are known; remarks."""
+    """A split with one row a stimulus in train, and in test where its pictures are known; remarks.
+
+    Parameters
+    ----------
+    split : train with images
+
+    Returns
+    -------
+    the same split with fewer rows; what was done and what it gains, in words
+    """
     train, test = split.train, split.test
     if len(np.unique(stimulus_ids(train.require("images", "--average-repeats")))) == train.n:
         return split, ["no stimulus was shown twice in train: nothing to average"]
@@ -156,7 +232,18 @@ AS_IT_IS = Reading()
 
 # %% ../nbs/114_preparation.ipynb #a45faea1
 def prepare_rows(rows: BrainDataset, reading: Reading) -> BrainDataset:
-    """Rows that are to be reconstructed, scaled within their own runs and averaged, as `reading` says."""
+    """Rows that are to be reconstructed, scaled within their own runs and averaged, as `reading` says.
+
+    Parameters
+    ----------
+    rows : voxels, with groups to be scaled and with images to be averaged
+    reading : what is asked for
+
+    Raises
+    ------
+    DataError
+        Groups or images are needed and not known.
+    """
     if reading.scale_per_group:
         groups = rows.require("groups", "--scale-per-group")
         check_group_sizes(groups, rows.name)
@@ -167,7 +254,17 @@ def prepare_rows(rows: BrainDataset, reading: Reading) -> BrainDataset:
 
 # %% ../nbs/114_preparation.ipynb #4596cc09
 def prepare_split(split: Split, reading: Reading) -> Split:
-    """Scale and average the rows of a split as `reading` says; its provenance tells what was done."""
+    """Scale and average the rows of a split as `reading` says; its provenance tells what was done.
+
+    Parameters
+    ----------
+    split : as it was read
+    reading : what is asked for
+
+    Returns
+    -------
+    the prepared split; its provenance keeps all remarks
+    """
     remarks = []
     if reading.scale_per_group:
         split, said = scale_per_group(split)

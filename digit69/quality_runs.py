@@ -12,7 +12,17 @@ from .quality_voxels import Finding, SplitStatistics
 
 # %% ../nbs/406_quality_runs.ipynb #344b484c
 def variance_between(rows: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """Share of the variance of rows (N,V) that lies between groups (N,), mean over voxels; and by chance."""
+    """Share of the variance of rows (N,V) that lies between groups (N,), mean over voxels; and by chance.
+
+    Parameters
+    ----------
+    rows : (N,V) voxels in any unit
+    groups : (N,) whole numbers
+
+    Returns
+    -------
+    share in [0,1]; what it would be without any difference between groups
+    """
     values, group = np.unique(groups, return_inverse=True)
     counts = np.bincount(group)
     centred = rows - rows.mean(0)
@@ -26,7 +36,16 @@ def variance_between(rows: np.ndarray, groups: np.ndarray) -> tuple[float, float
 
 # %% ../nbs/406_quality_runs.ipynb #c0f6a862
 def variance_with_order(rows: np.ndarray) -> tuple[float, float]:
-    """Share of the variance of rows (N,V) that a straight drift over them explains; and by chance."""
+    """Share of the variance of rows (N,V) that a straight drift over them explains; and by chance.
+
+    Parameters
+    ----------
+    rows : (N,V) voxels in any unit, in the order they were measured
+
+    Returns
+    -------
+    share in [0,1]; what it would be without drift
+    """
     n_rows = len(rows)
     order = np.arange(n_rows) - (n_rows - 1) / 2
     centred = rows - rows.mean(0)
