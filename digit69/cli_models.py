@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Samples', 'ExploredRun', 'ExploredData', 'LiveOut', 'Follow', 'use_all_cores', 'write_training_page',
-           'print_training', 'train', 'read_rows', 'reconstruct', 'embed', 'explore', 'live']
+           'print_training', 'train', 'read_rows', 'hold_against_train', 'reconstruct', 'embed', 'explore', 'live']
 
 # %% ../nbs/820_cli_models.ipynb #323c40c5
 import os
@@ -142,6 +142,18 @@ def read_rows(data: str) -> BrainDataset:
         return read_test_rows(name, reading)
     return load_dataset(data).test.blind()
 
+# %% ../nbs/820_cli_models.ipynb #bb82fd51
+def hold_against_train(decoder: "Reconstructor", rows: BrainDataset) -> dict:
+    "What is written beside reconstructions about how unlike the training rows some rows are; warns of it."
+    from digit69.core import warn
+
+    check = decoder.check_new_rows(rows.fmri)
+    if check is None:
+        return {}
+    if check.warning:
+        warn(check.warning)
+    return check.arrays()
+
 # %% ../nbs/820_cli_models.ipynb #d52c4f30
 @reads_data
 def reconstruct(
@@ -172,8 +184,9 @@ def reconstruct(
             f"{decoder.name} gives one answer and has no samples: leave out --samples"
         )
     rows = read_rows(data)
+    check = hold_against_train(decoder, rows)
     with stopwatch() as seconds:
-        arrays = {"reconstructions": decoder.reconstruct(rows.fmri)}
+        arrays = {"reconstructions": decoder.reconstruct(rows.fmri), **check}
     if samples:
         arrays["samples"] = decoder.sample(rows.fmri, samples, seed)
     write_npz(out, **arrays)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TICK_SECONDS', 'Digit69Error', 'DataError', 'ModelError', 'OutputError', 'derive_seed', 'rng', 'set_threads',
            'is_available', 'pick_device', 'set_quiet', 'is_quiet', 'Listener', 'listening', 'print_above_bars', 'log',
-           'tell_steps', 'tick_seconds', 'progress', 'stopwatch', 'load_plugins']
+           'warn', 'tell_steps', 'tick_seconds', 'progress', 'stopwatch', 'load_plugins']
 
 # %% ../nbs/000_core.ipynb #8a5b24f0
 import hashlib
@@ -162,6 +162,14 @@ def log(*words: object) -> None:
         _listener.remark(text)
     else:
         print_above_bars(text)
+
+# %% ../nbs/000_core.ipynb #90817ce7
+def warn(text: str) -> None:
+    """Print a warning on standard error, as `log` does, but also when quiet: a result may be wrong."""
+    if _listener is not None:
+        _listener.remark(f"warning: {text}")
+    else:
+        print_above_bars(f"warning: {text}")
 
 # %% ../nbs/000_core.ipynb #4fc5689c
 def tell_steps(

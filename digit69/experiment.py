@@ -37,6 +37,7 @@ from .models.capabilities import HasLinearReadout
 from .models.embedding_based import EmbeddingReconstructor
 from .models.registry import get_model_spec, make_model, split_entry
 from .models.settings import ModelParams, check_settings_used, flatten_settings, params_of
+from .new_rows import check_test_rows
 from .outside_images import OutsideImages
 from .permutation import permutation_null
 from .plots import save_figure
@@ -258,6 +259,7 @@ def run_experiment(
     with stopwatch() as seconds, Meter("run", RUN_STAGES, plan, n_jobs, own) as meter:
         with meter.stage("audit"):
             log_leaks(write_audit(split, out, seed))
+            settings["test_rows"] = check_test_rows(split.train.fmri, split.test.fmri)
         with shared_folder(out) as shared_dir:
             options = (preset, seed, resume, allow_overlap, n_jobs, outside, params, shared_dir)
             run_models(split, models, out, *options, meter)

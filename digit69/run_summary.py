@@ -23,10 +23,12 @@ from .tables import PLUMBING, format_interval, is_plumbing
 
 # %% ../nbs/708_run_summary.ipynb #8b462fa6
 def describe_run(run: Run, rows: str) -> str:
-    "Data, rows, voxels, protocol and checksum of a run in one line; `rows` says how they were divided."
+    "Data, rows, voxels, protocol and checksum of a run, and a warning; `rows` says how they were divided."
     data = run.metrics["data"]
     voxels, checksum = f"{data['n_voxels']:,} voxels", f"`{data['sha256'][:16]}`"
-    return f"**{data['name']}**: {rows}, {voxels}. Protocol: {data['protocol']}. Data sha256 {checksum}."
+    line = f"**{data['name']}**: {rows}, {voxels}. Protocol: {data['protocol']}. Data sha256 {checksum}."
+    warning = run.manifest.get("test_rows", {}).get("warning")
+    return f"{line}\n\n**Warning**: {warning}." if warning else line
 
 # %% ../nbs/708_run_summary.ipynb #716fb741
 def describe_baselines(names: list[str]) -> str:

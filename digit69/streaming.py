@@ -26,6 +26,7 @@ from .core import DataError, log
 from .files import atomic_write, writable_dir, write_npz
 from .models.base import Reconstructor, load_model
 from .models.capabilities import PredictsClasses, QuantifiesUncertainty, SamplesImages
+from .new_rows import RowCheck, RowWatch
 from .plots import MAX_STD
 
 # %% ../nbs/740_streaming.ipynb #4c9e27f3
@@ -194,13 +195,19 @@ def save_picture(prediction: Prediction, path: Path, zoom: int = 6) -> Path:
     return path
 
 # %% ../nbs/740_streaming.ipynb #83dbecc1
-def save_prediction(prediction: Prediction, folder: Path, row: int) -> list[Path]:
-    """Write row_000001.png and .npz (reconstruction, uncertainty, lo, hi); returns both paths."""
+def save_prediction(
+    prediction: Prediction, folder: Path, row: int, check: RowCheck | None = None
+) -> list[Path]:
+    """Write row_000001.png and .npz (reconstruction, uncertainty, lo, hi); returns both paths.
+
+    The .npz of a row that is unlike the training rows, by its `check`, also says so (row_warning)."""
     arrays = {"reconstruction": np.float32(prediction.image)}
     if prediction.uncertainty is not None:
         arrays["uncertainty"] = np.float32(prediction.uncertainty)
     if prediction.interval is not None:
         arrays["lo"], arrays["hi"] = np.float32(prediction.interval)
+    if check and check.warning:
+        arrays |= check.arrays()
     picture = save_picture(prediction, folder / f"row_{row:06d}.png")
     numbers = write_npz(picture.with_suffix(".npz"), **arrays)
     return [picture, numbers]
@@ -212,14 +219,16 @@ class StreamStats:
 
     ms: list[float] = field(default_factory=list)
     n_skipped: int = 0
+    n_strange: int = 0  # rows unlike those that the model was trained on
 
     def to_dict(self) -> dict:
-        """{"rows", "skipped", "median_ms", "worst_ms"}; times are None without rows."""
+        """{"rows", "skipped", "strange", "median_ms", "worst_ms"}; times are None without rows."""
         median = float(np.median(self.ms)) if self.ms else None
         worst = max(self.ms, default=None)
         return {
             "rows": len(self.ms),
             "skipped": self.n_skipped,
+            "strange": self.n_strange,
             "median_ms": median,
             "worst_ms": worst,
         }
@@ -227,6 +236,8 @@ class StreamStats:
     def describe(self) -> str:
         """The same in a sentence."""
         text = f"{len(self.ms)} rows reconstructed, {self.n_skipped} lines skipped"
+        if self.n_strange:
+            text = f"{text}, {self.n_strange} rows unlike those of train"
         if not self.ms:
             return text
         median, worst = np.median(self.ms), max(self.ms)
@@ -260,7 +271,9 @@ def read_rows(lines: Iterable[str], n_voxels: int, stats: StreamStats) -> Iterat
         yield IncomingRow(number, arrived, fmri)
 
 # %% ../nbs/740_streaming.ipynb #078e438f
-def describe_prediction(prediction: Prediction, row: int, line: int, ms: float) -> dict:
+def describe_prediction(
+    prediction: Prediction, row: int, line: int, ms: float, check: RowCheck | None = None
+) -> dict:
     """The JSON line of a row: its number, its line of the input, the time it took, and what is known."""
     message = {"row": row, "line": line, "ms": round(ms, 2)}
     if prediction.classes:
@@ -269,6 +282,8 @@ def describe_prediction(prediction: Prediction, row: int, line: int, ms: float) 
     if prediction.uncertainty is not None:
         average = float(prediction.uncertainty.mean())
         message["uncertainty"] = round(average, 4)
+    if check and check.warning:
+        message["warning"] = check.warning
     return message
 
 # %% ../nbs/740_streaming.ipynb #acb186e3
@@ -281,13 +296,16 @@ def answer_rows(
     draw: bool,
 ) -> None:
     """Reconstruct rows as they come; writes a JSON line to `to` for each, and pictures to `folder`."""
+    watch = RowWatch(model.training_rows)
     for row in rows:
         prediction = predict_row(model, row.fmri, interval=True)
+        check = watch.check(row.fmri, f"line {row.line}")
+        stats.n_strange = watch.n_strange
         ms = 1000 * (time.perf_counter() - row.arrived)
         stats.ms.append(ms)
-        message = describe_prediction(prediction, len(stats.ms), row.line, ms)
+        message = describe_prediction(prediction, len(stats.ms), row.line, ms, check)
         if folder:
-            files = save_prediction(prediction, folder, len(stats.ms))
+            files = save_prediction(prediction, folder, len(stats.ms), check)
             message["files"] = [file.name for file in files]
         if draw:
             print(terminal_picture(prediction.image), file=sys.stderr, flush=True)
@@ -319,7 +337,7 @@ def stream_predictions(
 
     Returns
     -------
-    {"rows", "skipped", "median_ms", "worst_ms"}: times from the arrival of a line to its answer
+    {"rows", "skipped", "strange", "median_ms", "worst_ms"}: times from the arrival of a line to its answer
     """
     model = model if isinstance(model, Reconstructor) else load_model(model)
     folder = writable_dir(out) if out else None
