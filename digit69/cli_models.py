@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Samples', 'ExploredRun', 'ExploredData', 'LiveOut', 'Follow', 'use_all_cores', 'write_training_page',
-           'print_training', 'train', 'read_rows', 'hold_against_train', 'reconstruct', 'embed', 'explore', 'live']
+           'print_training', 'training_meter', 'train', 'read_rows', 'hold_against_train', 'reconstruct', 'embed',
+           'explore', 'live']
 
 # %% ../nbs/820_cli_models.ipynb #323c40c5
 import os
@@ -33,6 +34,7 @@ from digit69.cli_options import (
     folder_size,
     parse_params,
     print_facts,
+    print_plumbing,
     setup_process,
 )
 from .cli_reading import reads_data
@@ -41,6 +43,7 @@ from .data import BrainDataset
 
 if TYPE_CHECKING:
     from digit69.data import Split
+    from digit69.meter import Meter
     from digit69.models.base import Reconstructor
     from digit69.prior_choice import PriorImages
 
@@ -52,13 +55,16 @@ def use_all_cores() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
 
 # %% ../nbs/820_cli_models.ipynb #45a03808
-def write_training_page(out: Path, data: str, prior: str, **page: object) -> Path:
-    "Run the notebook `train` on a fitted model's folder: curves, sample grids, scores; returns the page."
+def write_training_page(out: Path, data: str, prior: str, params: dict, **page: object) -> Path:
+    """Run the notebook `train` on a fitted model's folder: curves, sample grids, scores.
+
+    Papermill writes no tuples, so they go as lists. Returns the page."""
     from digit69.report import run_notebook
 
     has_data_file, has_prior_file = Path(data).exists(), Path(prior).is_file()
     page["data"] = Path(data).resolve() if has_data_file else data
     page["prior"] = Path(prior).resolve() if has_prior_file else "own"  # mnist is in the entry
+    page["params"] = {k: list(v) if isinstance(v, tuple) else v for k, v in params.items()}
     return run_notebook("train", out / "reports", out=out.resolve(), resume=True, **page)
 
 # %% ../nbs/820_cli_models.ipynb #9f25a49e
@@ -80,6 +86,14 @@ def print_training(
         size=folder_size(out),
         saved_in=out,
     )
+
+# %% ../nbs/820_cli_models.ipynb #1dfb4db1
+def training_meter(entry: str, preset: str) -> "Meter":
+    "The bar of one fit, with what it would share in a run, and of its page."
+    from digit69.fit_plan import plan_fits
+    from digit69.meter import Meter
+
+    return Meter("train", {**plan_fits([entry], preset), "page": 20})
 
 # %% ../nbs/820_cli_models.ipynb #3b2dc998
 @reads_data
@@ -117,16 +131,22 @@ def train(
     check_settings_used(params, [entry])
     own_params = params_of(entry, params)
     options = (preset.value, seed, resume, device, outside, own_params)
-    fitted = train_to_folder(split, entry, out, *options)
-    print_training(fitted, entry, split, outside, settings, out)
     page = {"model": entry, "preset": preset.value, "prior_size": prior_size, "seed": seed}
-    as_lists = {k: list(v) if isinstance(v, tuple) else v for k, v in own_params.items()}
-    page["params"] = as_lists  # papermill writes no tuples
-    print(f"report: {write_training_page(out, data, prior, **page)}")
+    page["params"] = own_params
+    with training_meter(entry, preset.value) as meter:
+        with meter.stage(entry):
+            fitted = train_to_folder(split, entry, out, *options)
+        with meter.stage("page"):
+            report = write_training_page(out, data, prior, **page)
+    print_training(fitted, entry, split, outside, settings, out)
+    print_plumbing(preset.value)
+    print(
+        f"report: {report}\nnext: digit69 reconstruct --model {out} --data {data} --out {out}/answers.npz"
+    )
 
 # %% ../nbs/820_cli_models.ipynb #712e5210
 Samples = Annotated[
-    int | None, typer.Option(min=1, help="samples per row, for generative models")
+    int | None, typer.Option(metavar="N", min=1, help="samples per row, for generative models")
 ]
 
 # %% ../nbs/820_cli_models.ipynb #3a1e5680
@@ -263,7 +283,7 @@ ExploredData = Annotated[
 def explore(
     run: ExploredRun = None,
     data: ExploredData = None,
-    port: Annotated[int, typer.Option(min=1024, max=65535)] = 8866,
+    port: Annotated[int, typer.Option(metavar="N", min=1024, max=65535)] = 8866,
     browser: Annotated[bool, typer.Option(help="open the page")] = True,
     be_quiet: Quiet = False,
 ) -> None:

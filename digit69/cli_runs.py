@@ -91,20 +91,26 @@ def run(
 Protocol = Annotated[
     str,
     typer.Option(
+        metavar="NAME",
         help="auto: leave-stimulus-out where stimuli repeat, else leave-run-out where scanner runs "
-        "are known, else kfold; leave-one-class-out to ask for classes never learnt"
+        "are known, else kfold; leave-one-class-out to ask for classes never learnt",
     ),
 ]
 
 # %% ../nbs/810_cli_runs.ipynb #13a18a0e
 Folds = Annotated[
     int | None,
-    typer.Option("--folds", min=2, help="default: 10, or every stimulus or run in turn"),
+    typer.Option(
+        "--folds",
+        metavar="N",
+        min=2,
+        help="default: 10, or every stimulus or run in turn",
+    ),
 ]
 
 # %% ../nbs/810_cli_runs.ipynb #017dc047
 Repeats = Annotated[
-    int, typer.Option("--repeats", min=1, help="how often all folds are drawn anew")
+    int, typer.Option("--repeats", metavar="N", min=1, help="how often all folds are drawn anew")
 ]
 
 # %% ../nbs/810_cli_runs.ipynb #b72762ae
@@ -112,6 +118,7 @@ Null = Annotated[
     int,
     typer.Option(
         "--null",
+        metavar="N",
         min=0,
         help="permutations of the null through the whole pipeline, e.g. 200; 0: none",
     ),
@@ -181,6 +188,7 @@ BenchModels = Annotated[
     str,
     typer.Option(
         "--models",
+        metavar="NAMES",
         autocompletion=complete_models,
         help="comma-separated names; default: one of every kind",
     ),

@@ -77,12 +77,13 @@ def pooled_differences(
 
 # %% ../nbs/725_comparison.ipynb #c4fa4d60
 def comparison_row(run: Run, name: str) -> dict:
-    "A model of a run as a row of numbers: rows, protocol, metrics with intervals, costs."
+    "A model of a run as a row of numbers: rows, protocol, preset, metrics with intervals, costs."
     entry = run.metrics["models"][name]
     row = {
         "model": name,
         "n_test": run.metrics["data"]["n_test"],
         "protocol": entry_protocol(run, name),
+        "preset": run.manifest.get("preset"),
     }
     for metric in METRICS:
         for key, ending in (("mean", ""), ("lo", "_lo"), ("hi", "_hi")):

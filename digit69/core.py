@@ -25,6 +25,10 @@ import numpy as np
 class Digit69Error(Exception):
     """Something the user can mend. Its text is one line: what was wrong, where, and what to do."""
 
+    def _render_traceback_(self) -> list[str]:
+        "What a notebook shows of it: the line alone, for it says what to do."
+        return [f"{type(self).__name__}: {self}"]
+
 # %% ../nbs/000_core.ipynb #ffce9a23
 class DataError(Digit69Error):
     """The data are missing, unreadable or not what they claim to be."""

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['run_document', 'describe_settings', 'p_cells', 'null_table', 'exchange_table', 'learning_table', 'memory_table',
-           'behavior_table', 'noise_ceiling_table', 'model_ceiling_rows', 'model_ceiling_table', 'importance_table',
-           'describe_encoding']
+           'behavior_table', 'noise_ceiling_table', 'model_ceiling_rows', 'model_ceiling_table',
+           'describe_model_ceilings', 'importance_table', 'describe_encoding']
 
 # %% ../nbs/706_diagnostic_tables.ipynb #2ac74fba
 from pathlib import Path
@@ -134,19 +134,14 @@ def model_ceiling_rows(name: str, ceiling: dict) -> dict[tuple[str, str], dict[s
     "Rows of `model_ceiling_table` for one model: as measured, the ceiling, and how much it lies above."
     examined = [metric for metric in METRICS.values() if metric.name in ceiling]
     titles = {"measured": "measured", "ceiling": ceiling["what"], "gap": "difference"}
-    examined_on = {
-        "rows": f"{ceiling['rows']}, {ceiling['folds']}",
-        "settings": describe_settings(ceiling["settings"]),
-    }
     rows = {}
     for key, title in titles.items():
-        cells = {
+        rows[name, title] = {
             metric.label: format_interval(
                 ceiling[metric.name][key], metric.decimals, signed=key == "gap"
             )
             for metric in examined
         }
-        rows[name, title] = {**cells, **examined_on}
     return rows
 
 # %% ../nbs/706_diagnostic_tables.ipynb #107e09ea
@@ -156,6 +151,17 @@ def model_ceiling_table(ceilings: dict) -> pd.DataFrame:
     for name, ceiling in ceilings.items():
         rows |= model_ceiling_rows(name, ceiling)
     return pd.DataFrame.from_dict(rows, orient="index")
+
+# %% ../nbs/706_diagnostic_tables.ipynb #bebe3b1d
+def describe_model_ceilings(ceilings: dict) -> str:
+    "How each model of `model_ceiling_table` was examined: rows, folds, settings; as Markdown."
+    lines = []
+    for name, ceiling in ceilings.items():
+        settings = describe_settings(ceiling["settings"])
+        lines.append(
+            f"`{name}`: {ceiling['rows']} rows, {ceiling['folds']}; settings {settings}."
+        )
+    return " ".join(lines)
 
 # %% ../nbs/706_diagnostic_tables.ipynb #2287b87b
 def importance_table(carriers: dict) -> pd.DataFrame:

@@ -46,7 +46,7 @@ from .quality import Audit, audit
 from .quality_figure import quality_figure
 from .report import check_kernel, run_notebook
 from .run_figures import run_figures
-from .runs import Run, load_reconstructions, load_run
+from .runs import Run, is_crossval, load_reconstructions, load_run
 from .splits import check_train_test_overlap, choose_protocol, make_folds
 from .tasks import is_fast
 from .training import History, training_curves
@@ -166,12 +166,12 @@ def write_readout_figure(
         figure = readout_components_figure(
             data, models, preset, seed, outside=outside, params=params
         )
-        save_figure(figure, out / "figures" / "components.png")
+        save_figure(figure, out / "figures" / "components.png", dark=True)
 
 # %% ../nbs/730_experiment.ipynb #4a70d9c0
 def report_name(run: Run) -> str:
     "The report page that belongs to a run folder."
-    return "crossval" if (run.folder / "folds").is_dir() else "evaluate"
+    return "crossval" if is_crossval(run) else "evaluate"
 
 # %% ../nbs/730_experiment.ipynb #90363104
 def update_manifest(out: Path, **entries) -> None:

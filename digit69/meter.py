@@ -53,7 +53,8 @@ class PlannedParts:
         "Time passed, time left, and what is going on."
         running = "; ".join(part.describe() for part in self.parts if part.is_running)
         left = f"{clock(now - self.began)}, about {clock(self.left(now))} left"
-        return f"{left}  {running or 'preparing'}"
+        has_begun = any(part.started for part in self.parts)
+        return f"{left}  {running or ('' if has_begun else 'preparing')}".rstrip()
 
 # %% ../nbs/018_meter.ipynb #018c0005
 class FollowedParts(PlannedParts):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['describe_run', 'describe_baselines', 'describe_skipped', 'describe_findings', 'how_good', 'how_sure', 'compared_with',
            'null_sentence', 'exchange_sentence', 'accident', 'crossval_summary', 'describe_prior', 'describe_priors',
-           'describe_score', 'describe_model', 'describe_models', 'describe_rows', 'plumbing_banner', 'next_steps',
-           'activation', 'start_folder', 'what_next']
+           'describe_score', 'describe_model', 'describe_models', 'describe_rows', 'preset_banner', 'plumbing_banner',
+           'next_steps', 'activation', 'start_folder', 'what_next']
 
 # %% ../nbs/708_run_summary.ipynb #2b1feabc
 import shutil
@@ -19,7 +19,7 @@ from .result_files import describe_entry
 from .run_figures import best_first, top_model
 from .runs import Run
 from .splits import stimulus_ids
-from .tables import PLUMBING, format_interval, is_plumbing
+from .tables import PLUMBING, SMOKE, format_interval
 
 # %% ../nbs/708_run_summary.ipynb #8b462fa6
 def describe_run(run: Run, rows: str) -> str:
@@ -56,7 +56,7 @@ def how_good(run: Run) -> str:
     entry = run.metrics["models"][name]
     pcc, ssim = format_interval(entry["pcc"]), format_interval(entry["ssim"])
     identified = f"{entry['identification']['mean']:.1%}"
-    told = f"its reconstruction is told from another stimulus' in {identified} of pairs"
+    told = f"in {identified} of pairs its answer resembles the stimulus shown more than another"
     return f"**How good?** `{name}` reaches PCC **{pcc}**, SSIM {ssim}; {told} (chance 50 %)."
 
 # %% ../nbs/708_run_summary.ipynb #20293598
@@ -177,12 +177,17 @@ def describe_rows(run: Run) -> str:
     return "; ".join(f"`{name}`: {describe_entry(name)}" for name in others)
 
 # %% ../nbs/708_run_summary.ipynb #7994e0f6
-def plumbing_banner(run: Run) -> str:
-    "HTML that says, wherever one scrolls, that the scores mean nothing; empty for a real run."
-    if not is_plumbing(run):
+def preset_banner(preset: str) -> str:
+    "HTML that says, wherever one scrolls, that the scores mean nothing; empty for a real preset."
+    if preset != SMOKE:
         return ""
     text = f"<b>{PLUMBING.capitalize()}</b> (<code>--preset smoke</code>): it shows that everything runs."
     return f"<p class='banner'>{text} The scores and pictures mean nothing.</p>"
+
+# %% ../nbs/708_run_summary.ipynb #7ebe75e7
+def plumbing_banner(run: Run) -> str:
+    "The same for a run."
+    return preset_banner(run.manifest.get("preset", ""))
 
 # %% ../nbs/708_run_summary.ipynb #5a3e827c
 def next_steps(run: Run, folder: str) -> list[tuple[str, str]]:
