@@ -17,6 +17,7 @@ import numpy as np
 from .core import DataError
 from .data import IMAGE_SIZE, BrainDataset, Split, as_float32
 from .files import atomic_write, read_plain_npz, sha256
+from .guard import check_mat_sizes, check_regular, clean_name
 from .manifest import checkout
 from .splits import stimulus_ids
 
@@ -65,7 +66,10 @@ def _load_mat(path: Path) -> dict:
         advice = "save it again in MATLAB with the option -v7"
         raise DataError(f"{path} is a MATLAB v7.3 (HDF5) file: {advice}")
     try:
+        check_mat_sizes(path)
         return loadmat(path, variable_names=KEYS)
+    except DataError:
+        raise
     except (
         Exception
     ) as error:  # scipy raises many kinds for damaged files; all mean the same to the user
@@ -82,12 +86,7 @@ _LOADERS = {".mat": _load_mat, ".npz": _load_npz}
 # %% ../nbs/120_readers.ipynb #2bf2dd08
 def check_file(path: Path) -> None:
     """Raise `DataError` unless a path is a file that may be read and ends in .mat or .npz."""
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    if path.is_dir():
-        raise DataError(f"{path} is a folder: name the .mat or .npz file in it")
-    if not os.access(path, os.R_OK):
-        raise DataError(f"{path} may not be read: check its permissions")
+    check_regular(path)
     if path.suffix.lower() not in _LOADERS:
         raise DataError(f"{path} is neither .mat nor .npz: convert it to one of these")
 
@@ -245,7 +244,7 @@ def read_split(path: str | Path, name: str | None = None) -> Split:
     path = Path(path)
     arrays = read_arrays(path)
     provenance = {"file": path.name, "sha256": sha256(path), "protocol": "the split of the file"}
-    split = split_from_arrays(arrays, name or path.stem, provenance)
+    split = split_from_arrays(arrays, name or clean_name(path.stem), provenance)
     split.provenance.update(
         train_rows=[0, split.train.n],
         test_rows=[0, split.test.n],
@@ -261,7 +260,7 @@ def read_test_rows(path: str | Path) -> BrainDataset:
         present = ", ".join(arrays) or "none of the known keys"
         raise DataError(f"{path} lacks fmriTest: the rows to reconstruct (found: {present})")
     fmri = check_voxel_rows(arrays["fmriTest"], "fmriTest", arrays.get("stimTest"))
-    return BrainDataset(fmri, name=Path(path).stem)
+    return BrainDataset(fmri, name=clean_name(Path(path).stem))
 
 # %% ../nbs/120_readers.ipynb #4511d0bc
 def stimuli_to_array(images: np.ndarray) -> np.ndarray:
