@@ -8,7 +8,6 @@ __all__ = ['ENDINGS', 'HDF5_SIGNATURE', 'MAX_DENSE', 'SLAB', 'check_file', 'is_h
            'matlab_class', 'read_text', 'read_hdf5_item', 'list_hdf5', 'open_hdf5', 'open_arrays']
 
 # %% ../nbs/118_array_files.ipynb #b9de6627
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from .core import DataError
 from .files import read_plain_npz
+from .guard import check_mat_sizes, check_regular, check_size
 
 if TYPE_CHECKING:
     import h5py
@@ -29,14 +29,7 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # at the start, or after a header of MATL
 # %% ../nbs/118_array_files.ipynb #077f0f4b
 def check_file(path: Path) -> None:
     """Raise `DataError` unless a path is a file that may be read and has one of `ENDINGS`."""
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    if path.is_dir():
-        raise DataError(f"{path} is a folder: name the .mat or .npz file in it")
-    if not path.is_file():
-        raise DataError(f"{path} is no regular file")
-    if not os.access(path, os.R_OK):
-        raise DataError(f"{path} may not be read: check its permissions")
+    check_regular(path)
     if path.suffix.lower() not in ENDINGS:
         raise DataError(f"{path} is neither .mat, .npz nor .h5: convert it to one of these")
 
@@ -199,11 +192,14 @@ def open_mat(path: Path) -> ArrayFile:
     try:
         if is_cut_short(path):
             raise EOFError
+        check_mat_sizes(path)
         listed = whosmat(path)
         structs = [name for name, shape, kind in listed if kind == "struct" and shape == (1, 1)]
         inside = {}
         for name, value in loadmat(path, variable_names=structs).items():
             inside |= fields_of_struct(value, name) if name in structs else {}
+    except DataError:
+        raise
     except Exception as error:  # scipy raises many kinds for damaged files
         raise unreadable(path, error) from None
     shapes = {name: tuple(shape) for name, shape, kind in listed if name not in structs}
@@ -278,6 +274,7 @@ def read_hdf5_item(item: "h5py.HLObject", is_matlab: bool, name: str) -> object:
     if h5py.check_string_dtype(item.dtype):
         return np.asarray(item.asstr()[()], str)
     by_matlab = is_matlab or bool(matlab_class(item))
+    check_size(item.nbytes, name)
     array = read_slabs(item, by_matlab)
     return read_text(array) if matlab_class(item) == "char" else array
 

@@ -16,11 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .core import DataError, rng
-from .files import write_json
+from .files import read_plain_npz, write_json
 from .intervals import Summary, bootstrap_interval
 from .metrics import energy_score
 from .plots import PALETTE, house_style, save_figure
-from .runs import load_run
+from .runs import fold_files, load_run, read_metrics
 
 # %% ../nbs/630_calibration.ipynb #1e8ab9df
 @dataclass(frozen=True, eq=False)
@@ -189,19 +189,25 @@ class HeldOutSamples(NamedTuple):
 # %% ../nbs/630_calibration.ipynb #74d3c866
 def sample_files(folder: Path) -> dict[str, list[Path]]:
     """Files of each model that may hold samples: one for each fold, or one of a run."""
+    metrics = read_metrics(folder)
     if (folder / "folds").is_dir():
-        models = sorted((folder / "folds").iterdir())
-        return {model.name: sorted(model.glob("*.npz")) for model in models}
-    return {file.stem: [file] for file in sorted((folder / "reconstructions").glob("*.npz"))}
+        return fold_files(folder, metrics)
+    return {name: [folder / "reconstructions" / f"{name}.npz"] for name in metrics["models"]}
 
 # %% ../nbs/630_calibration.ipynb #06e9c029
 def read_samples(file: Path, targets: np.ndarray) -> HeldOutSamples | None:
     """Samples of one file, None where it holds none; without `rows` they belong to all targets in order."""
-    with np.load(file, allow_pickle=False) as arrays:
-        if "samples" not in arrays.files:
-            return None
-        rows = arrays["rows"] if "rows" in arrays.files else np.arange(len(targets))
-        return HeldOutSamples(arrays["samples"], targets[rows], rows)
+    arrays = read_plain_npz(file, ["samples", "rows"])
+    if "samples" not in arrays:
+        return None
+    rows = arrays.get("rows", np.arange(len(targets)))
+    samples = arrays["samples"]
+    fits = rows.dtype.kind == "i" and samples.ndim == 4 and len(samples) == len(rows)
+    if not fits or rows.min() < 0 or rows.max() >= len(targets):
+        raise DataError(
+            f"{file} holds samples of other rows than this run has: run the command again"
+        )
+    return HeldOutSamples(samples, targets[rows], rows)
 
 # %% ../nbs/630_calibration.ipynb #c6858a19
 def held_out_samples(folder: str | Path, targets: np.ndarray) -> dict[str, HeldOutSamples]:

@@ -17,10 +17,10 @@ import typer
 def kept_in(out: Path) -> list[str]:
     "What an interrupted command left in its folder that will not be done again, in words."
     fitted = sorted(file.parent.name for file in out.glob("models/*/fit.json"))
-    n_folds = len(list(out.glob("folds/*/*.npz")))
+    n_folds = len(list(out.glob("folds/*/[!.]*.npz")))
     checkpoints = [
-        *out.glob("models/*/training/*.checkpoint.pth"),
-        *out.glob("training/*.checkpoint.pth"),
+        *out.glob("models/*/training/[!.]*.checkpoint.pth"),
+        *out.glob("training/[!.]*.checkpoint.pth"),
     ]
     begun = sorted(file.name.removesuffix(".checkpoint.pth") for file in checkpoints)
     kept = [f"fitted {', '.join(fitted)}"] if fitted else []

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .files import write_text
+from .guard import clean_name
 from .intervals import bootstrap_interval
 from .metrics import METRICS, dice
 from .models.registry import baseline_models, get_model_spec, is_entry
@@ -39,7 +40,7 @@ def same_images(runs: list[Run]) -> bool:
 # %% ../nbs/725_comparison.ipynb #aaad9854
 def run_names(folders: list[str | Path]) -> list[str]:
     "Short, different names of run folders: as many of their last parts as it takes."
-    paths = [Path(folder).resolve().parts for folder in folders]
+    paths = [[clean_name(part) for part in Path(folder).resolve().parts] for folder in folders]
     for depth in range(1, max(map(len, paths)) + 1):
         names = ["/".join(parts[-depth:]) for parts in paths]
         if len(set(names)) == len(names):

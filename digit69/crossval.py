@@ -25,7 +25,7 @@ from digit69.evaluation import (
     latency_ms,
     name_entries,
 )
-from .files import sha256, write_json, write_npz
+from .files import read_plain_npz, sha256, write_json, write_npz
 from .fit_plan import fold_title, meter_of_folds
 from .intervals import bootstrap_interval
 from .meter import Meter
@@ -66,9 +66,9 @@ def _fingerprint_hash(
 def _is_cached(file: Path, expected: str) -> bool:
     """Whether the result with this fingerprint is there, and readable."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return str(arrays["fingerprint"]) == expected and len(arrays["reconstructions"]) > 0
-    except Exception:  # absent, damaged or of another fold: it is computed
+        arrays = read_plain_npz(file)
+        return str(arrays["fingerprint"]) == expected and len(arrays["reconstructions"]) > 0
+    except (DataError, KeyError, TypeError):  # absent, damaged or of another fold: it is computed
         return False
 
 # %% ../nbs/620_crossval.ipynb #bcaa7c58
@@ -190,8 +190,7 @@ def read_fold_answers(name: str, files: list[Path]) -> dict[str, list[FoldAnswer
     """Fold files of a model as {entry: its answer in each fold}."""
     answers = {}
     for file in files:
-        with np.load(file, allow_pickle=False) as loaded:
-            arrays = dict(loaded)
+        arrays = read_plain_npz(file)
         costs = {
             "n_parameters": arrays["n_parameters"],
             "train_seconds": arrays["train_seconds"],
@@ -285,6 +284,7 @@ def collect_folds(
     """Read all fold files and write the files of the run; returns what metrics.json holds."""
     stimuli = stimulus_ids(plan.data.images)
     metrics = start_metrics(describe_folds(plan), skipped)
+    metrics["folds"] = {name: len(plan.files[name]) for name in names}
     once_protocol = metrics["data"]["protocol"].removesuffix(f" x {plan.n_repeats}") + " x 1"
     tables = {}
     for name in names:

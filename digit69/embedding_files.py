@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from .core import DataError
 from .data import IMAGE_SIZE, check_integers
 from .encoders import EMBEDDING_DIM
-from .files import atomic_write, read_json, write_json, write_npz
+from .files import atomic_write, read_json, read_plain_npz, write_json, write_npz
 
 # %% ../nbs/460_embedding_files.ipynb #2486320e
 LARGE_SIZE = 224  # pixels along each side of `original_images`
@@ -202,24 +202,16 @@ def write_embeddings(data: dict, folder: Path, name: str) -> None:
     write_json(folder / f"{name}_embeddings_metadata.json", data["metadata"], digits=None)
 
 # %% ../nbs/460_embedding_files.ipynb #64dff375
-def _npz_part(file: np.lib.npyio.NpzFile, part: str) -> dict[str, np.ndarray]:
-    "The arrays of train or test in an open .npz file."
+def _npz_part(arrays: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
+    "The arrays of train or test among those of an .npz file."
     npz_keys = {key: f"{part}_{npz_key}" for key, npz_key in NPZ_KEYS.items()}
-    return {key: file[npz_key] for key, npz_key in npz_keys.items() if npz_key in file.files}
+    return {key: arrays[npz_key] for key, npz_key in npz_keys.items() if npz_key in arrays}
 
 # %% ../nbs/460_embedding_files.ipynb #9e479213
 def read_embeddings_npz(path: Path) -> dict:
     "Read the .npz form and, if they stand beside it, its metadata; not yet checked."
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            data = {part: _npz_part(file, part) for part in PARTS}
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except Exception as error:  # a damaged file raises nearly anything
-        problem = f"is not a readable .npz of plain arrays ({type(error).__name__})"
-        raise DataError(
-            f"{path} {problem}: truncated, or another format? Write it again"
-        ) from None
+    arrays = read_plain_npz(path)
+    data = {part: _npz_part(arrays, part) for part in PARTS}
     metadata_file = path.with_name(f"{path.stem}_metadata.json")
     data["metadata"] = read_json(metadata_file) if metadata_file.exists() else {}
     return data

@@ -12,6 +12,7 @@ from .core import DataError
 from .data import Split
 from .evaluation import add_baselines, fit_and_reconstruct
 from .files import write_npz
+from .guard import clean_name
 from .models.registry import baseline_models
 from .runs import load_reconstructions
 from .scoring import TableEntry, score_run
@@ -20,7 +21,9 @@ from .splits import check_train_test_overlap
 # %% ../nbs/616_evaluate_files.ipynb #5c56d592
 def load_entries(files: list[str | Path]) -> dict[str, TableEntry]:
     """Reconstruction files as entries named by their stems."""
-    entries = {Path(file).stem: TableEntry(load_reconstructions(file)) for file in files}
+    entries = {
+        clean_name(Path(file).stem): TableEntry(load_reconstructions(file)) for file in files
+    }
     if len(entries) < len(files):
         raise DataError(
             "two of the files have the same name: rename one, the name identifies it in the table"

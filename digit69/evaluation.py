@@ -21,7 +21,7 @@ import torch
 from .augmentation import ExclusionList
 from .core import DataError, ModelError, log, progress, set_threads, stopwatch
 from .data import BrainDataset, Split
-from .files import read_json, sha256, write_json, write_npz
+from .files import read_json, read_plain_npz, sha256, write_json, write_npz
 from .fit_plan import expected_seconds, plan_fits
 from .leaks import check_outside, detect_leakage
 from .meter import Meter
@@ -252,8 +252,7 @@ def run_model(
 # %% ../nbs/615_evaluation.ipynb #23d2e84f
 def write_extra_entries(out: Path, name: str) -> dict[str, np.ndarray]:
     """Further entries of a model in a run folder, each written as a file of its own."""
-    with np.load(out / "reconstructions" / f"{name}.npz", allow_pickle=False) as arrays:
-        entries = name_entries(name, dict(arrays))
+    entries = name_entries(name, read_plain_npz(out / "reconstructions" / f"{name}.npz"))
     del entries[name]
     for title, images in entries.items():
         write_npz(out / "reconstructions" / f"{title}.npz", reconstructions=images)

@@ -49,7 +49,8 @@ from .run_figures import run_figures
 from .runs import Run, is_crossval, load_reconstructions, load_run
 from .splits import check_train_test_overlap, choose_protocol, make_folds
 from .tasks import is_fast
-from .training import History, training_curves
+from .temporaries import claim_folder
+from .training import read_history, sample_grid_files, training_curves
 
 # %% ../nbs/730_experiment.ipynb #aa612198
 def write_audit(split: Split, out: Path, seed: int = 0) -> Audit:
@@ -65,13 +66,11 @@ def write_audit(split: Split, out: Path, seed: int = 0) -> Audit:
 def write_training_figures(out: Path, models: list[str]) -> None:
     "Loss curves of all models that trained by steps, and their sample grids, into figures/."
     files = {name: out / "models" / name / "history.json" for name in models}
-    histories = {
-        name: History(**read_json(file)) for name, file in files.items() if file.is_file()
-    }
+    histories = {name: read_history(file) for name, file in files.items() if file.is_file()}
     if histories:
         file = out / "figures" / "enhanced_training_curves.png"
         save_figure(training_curves(histories), file, dark=True)
-    for grid in sorted(out.glob("models/*/training/*_samples_epoch_*.png")):
+    for grid in [grid for name in models for grid in sample_grid_files(out / "models" / name)]:
         with atomic_write(out / "figures" / grid.name) as temporary:
             temporary.write_bytes(grid.read_bytes())
 
@@ -216,8 +215,8 @@ def log_leaks(result: Audit) -> None:
 # %% ../nbs/730_experiment.ipynb #022530bc
 @contextmanager
 def shared_folder(out: Path) -> Iterator[Path]:
-    "An empty folder in a run folder, for the body only; what a killed run left is deleted and never read."
-    for left_over in out.glob("shared-*"):
+    "An empty folder in a run folder, for the body only; what a killed run left is deleted, and never read."
+    for left_over in out.glob("shared-*") if claim_folder(out) else ():
         shutil.rmtree(left_over)
     with tempfile.TemporaryDirectory(dir=out, prefix="shared-") as folder:
         yield Path(folder)

@@ -10,8 +10,8 @@ __all__ = ['DAMAGED_NPZ', 'atomic_write', 'write_text', 'to_json_types', 'write_
 import errno
 import hashlib
 import json
-import lzma
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from .core import DataError, OutputError
+from .guard import check_regular, read_npz_arrays
 
 # %% ../nbs/010_files.ipynb #acd645f9
 _WRITE_HINTS = {
@@ -33,6 +34,7 @@ _WRITE_HINTS = {
     errno.ENOTDIR: "a part of that path is a file, not a folder: choose another --out",
     errno.EEXIST: "a file of that name is in the way: choose another --out",
     errno.ENOENT: "no such folder can be made there: choose another --out",
+    errno.ENAMETOOLONG: "that name is too long for this system: choose a shorter one",
     errno.EISDIR: "a folder of that name is in the way: choose another name",
 }
 
@@ -101,11 +103,10 @@ def write_json(path: str | Path, value: object, digits: int | None = 6) -> Path:
 # %% ../nbs/010_files.ipynb #f94bb20f
 def read_json(path: str | Path) -> dict | list:
     """Read a JSON file; a missing or damaged one is a `DataError`."""
+    check_regular(path)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         reason = error.__class__.__name__
         raise DataError(
             f"{path} is not readable JSON ({reason}): delete it and run again"
@@ -120,24 +121,20 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> Path:
 
 # %% ../nbs/010_files.ipynb #07a80a87
 DAMAGED_NPZ = (
-    ValueError,
+    ValueError,  # also of numpy: an impossible header
+    TypeError,
+    KeyError,
+    SyntaxError,  # a header that is no Python literal
     OSError,
     EOFError,
     AttributeError,
     MemoryError,
-    NotImplementedError,  # a compression that Python does not know
-    RuntimeError,  # encrypted
+    OverflowError,
+    RuntimeError,  # among them NotImplementedError and RecursionError
+    struct.error,
     zipfile.BadZipFile,
     zlib.error,
-    lzma.LZMAError,
 )
-
-# %% ../nbs/010_files.ipynb #051f76e5
-def _read_arrays(path: Path, keys: Sequence[str] | None) -> dict[str, object]:
-    """Entries of a .npz file by name, `keys` of them or all; whatever numpy raises."""
-    with np.load(path, allow_pickle=False) as entries:
-        wanted = entries.files if keys is None else [key for key in keys if key in entries.files]
-        return {key: entries[key] for key in wanted}
 
 # %% ../nbs/010_files.ipynb #949d61c0
 def read_plain_npz(path: str | Path, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -149,27 +146,18 @@ def read_plain_npz(path: str | Path, keys: Sequence[str] | None = None) -> dict[
 
     Raises
     ------
-    DataError : no file, damaged, another format, pickled objects, or entries that are no arrays
+    DataError : no ordinary file, damaged, too large, another format, pickled objects, no arrays
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path} does not exist, or is no file")
+    path = check_regular(path)
+    with open(path, "rb") as file:
+        is_single = file.read(6) == np.lib.format.MAGIC_PREFIX
+    if is_single:
+        raise DataError(f"{path} is a single .npy array: save it with numpy.savez")
     try:
-        arrays = _read_arrays(path, keys)
-    except TypeError:
-        raise DataError(f"{path} is a single .npy array: save it with numpy.savez") from None
+        return read_npz_arrays(path, keys)
     except DAMAGED_NPZ as error:
-        if "allow_pickle" in str(error):
-            advice = "save plain numeric arrays"
-            raise DataError(
-                f"{path} holds pickled objects, which are never loaded: {advice}"
-            ) from None
         finding = f"{path} is not a readable .npz file ({error.__class__.__name__})"
         raise DataError(f"{finding}: truncated, or another format? Export it again") from None
-    strange = [key for key, value in arrays.items() if not isinstance(value, np.ndarray)]
-    if strange:
-        raise DataError(f"{path}: {', '.join(strange)} is no array: save it with numpy.savez")
-    return arrays
 
 # %% ../nbs/010_files.ipynb #cd2fb572
 def writable_dir(path: str | Path) -> Path:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from .core import OutputError
 from .files import read_json, to_json_types, writable_dir, write_json
+from .temporaries import is_temporary, remove_temporaries
 
 # %% ../nbs/020_manifest.ipynb #d49bd9be
 def checkout() -> Path | None:
@@ -94,12 +95,17 @@ def build_manifest(**facts: object) -> dict:
 
 # %% ../nbs/020_manifest.ipynb #ec4e6e52
 def check_same_run(out: Path, identity: dict) -> None:
-    """Raise `OutputError` unless a folder is absent, empty, or holds the run with this identity."""
-    if not out.is_dir() or not any(out.iterdir()):
+    """Raise `OutputError` unless a folder is absent, holds this very run, or nothing but temporary files."""
+    if not out.is_dir() or all(is_temporary(path) for path in out.iterdir()):
         return
     if not (out / "manifest.json").is_file():
         raise OutputError(f"{out} is not empty and holds no digit69 run: choose another --out")
-    earlier = read_json(out / "manifest.json").get("identity", {})
+    manifest = read_json(out / "manifest.json")
+    earlier = manifest.get("identity") if isinstance(manifest, dict) else None
+    if not isinstance(earlier, dict):
+        raise OutputError(
+            f"{out}/manifest.json does not say which run this is: choose another --out"
+        )
     different = [key for key in identity if earlier.get(key) != identity[key]]
     if different:
         raise OutputError(
@@ -108,7 +114,7 @@ def check_same_run(out: Path, identity: dict) -> None:
 
 # %% ../nbs/020_manifest.ipynb #e24bb1e6
 def init_run_dir(out: str | Path, **identity: object) -> Path:
-    """Make a folder for a run and mark it as running.
+    """Make a folder for a run and mark it as running; what a killed process left unfinished is removed.
 
     Parameters
     ----------
@@ -124,6 +130,7 @@ def init_run_dir(out: str | Path, **identity: object) -> Path:
     identity = json.loads(json.dumps(to_json_types(identity, digits=None)))
     check_same_run(out, identity)
     writable_dir(out)
+    remove_temporaries(out)
     write_json(
         out / "manifest.json", {"schema_version": 1, "status": "running", "identity": identity}
     )

@@ -19,13 +19,13 @@ from matplotlib.figure import Figure
 
 from .core import rng
 from .data import BrainDataset
-from .files import read_json, write_json
+from .files import read_json, read_plain_npz, write_json
 from .metrics import METRICS
 from .models.settings import ModelParams
 from .pixel_metrics import correlation_matrix
 from .plots import PALETTE, house_style
 from .prior_choice import PriorImages
-from .runs import Run
+from .runs import Run, fold_files
 from .scoring import fold_scores
 from .splits import default_protocol
 from .tasks import CheckConfig, Task, at_least_as_good, fast_params, is_fast, run_tasks
@@ -188,13 +188,11 @@ def label_permutation_test(
     }
 
 # %% ../nbs/645_permutation.ipynb #729dafbe
-def first_folds(folder: Path, n: int) -> np.ndarray:
-    """The fold (n,) in which each of n rows of a cross-validated run was first a test row."""
+def first_folds(files: list[Path], n: int) -> np.ndarray:
+    """The fold (n,) in which each of n rows was first a test row, by the fold files of a model."""
     fold = np.full(n, -1)
-    a_model = next((Path(folder) / "folds").iterdir())
-    for number, file in enumerate(sorted(a_model.glob("*.npz"))):
-        with np.load(file, allow_pickle=False) as arrays:
-            rows = arrays["rows"]
+    for number, file in enumerate(files):
+        rows = read_plain_npz(file, ["rows"])["rows"]
         fold[rows[fold[rows] < 0]] = number
     return fold
 
@@ -211,7 +209,8 @@ def label_permutation_tests(run: Run, seed: int = 0) -> dict[str, dict]:
     """Label permutation tests of every model of a cross-validated run: {model: {"row", "within_class"}}.
 
     "within_class" is None where there are no labels."""
-    groups = exchange_groups(first_folds(run.folder, len(run.targets)), run.labels)
+    files = next(iter(fold_files(run.folder, run.metrics).values()))
+    groups = exchange_groups(first_folds(files, len(run.targets)), run.labels)
     tests = {name: dict.fromkeys(groups) for name in run.reconstructions}
     for name, recon in run.reconstructions.items():
         for question, group in groups.items():

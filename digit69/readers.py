@@ -27,6 +27,7 @@ from digit69.file_keys import (
 )
 from .files import atomic_write, sha256
 from .grey_levels import GreyLevels, common_grey_levels
+from .guard import clean_name
 from .labels import combine_groups, read_labels, why_runs
 from .manifest import checkout
 from .pictures import check_order, describe_resize, resize_pictures, to_stack
@@ -261,7 +262,7 @@ def read_split(
         remarks = [*remarks, *said]
     provenance = {"file": path.name, "sha256": sha256(path), "protocol": "the split of the file"}
     provenance["remarks"] = remarks
-    split = split_from_arrays(arrays, name or path.stem, provenance, reading.order)
+    split = split_from_arrays(arrays, name or clean_name(path.stem), provenance, reading.order)
     split = prepare_split(split, reading)
     split.provenance.update(
         train_rows=[0, split.train.n],
@@ -284,7 +285,9 @@ def read_test_rows(path: str | Path, reading: Reading = AS_IT_IS) -> BrainDatase
     pictures = None
     if reading.average_repeats and "stimTest" in arrays:
         pictures = read_pictures(arrays, reading.order)[0]["Test"]
-    rows = BrainDataset(fmri, pictures, groups=groups.get("Test"), name=Path(path).stem)
+    rows = BrainDataset(
+        fmri, pictures, groups=groups.get("Test"), name=clean_name(Path(path).stem)
+    )
     return prepare_rows(rows, reading)
 
 # %% ../nbs/120_readers.ipynb #4511d0bc

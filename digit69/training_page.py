@@ -22,7 +22,7 @@ from .models.registry import baseline_models
 from .run_figures import evenly_spread
 from .runs import Run, load_run
 from .scoring import TableEntry, score_run
-from .training import History, training_curves
+from .training import History, sample_grid_files, training_curves
 
 # %% ../nbs/733_training_page.ipynb #eaceafaf
 class LiveCurves:
@@ -87,7 +87,7 @@ def describe_steps(model: Reconstructor) -> str:
 def sample_grids(out: Path, n_shown: int = 3) -> dict[str, dict[int, Path]]:
     "Stage -> {step: file} of the sample grids in a model's folder; at most `n_shown` each, evenly spread."
     grids = {}
-    for file in sorted((out / "training").glob("*_samples_epoch_*.png")):
+    for file in sample_grid_files(out):
         stage, _, step = file.stem.partition("_samples_epoch_")
         grids.setdefault(stage, {})[int(step)] = file
     shown = {}

@@ -15,7 +15,7 @@ from .augmentation import ExclusionList
 from .core import ModelError, log, stopwatch
 from .data import Split
 from .evaluation import remove_checkpoints
-from .files import read_json, write_json
+from .files import write_json
 from .leaks import check_outside, detect_leakage
 from .manifest import build_manifest, init_run_dir
 from .models.base import FitOptions, Reconstructor, load_model
@@ -25,8 +25,9 @@ from .models.settings import check_params, flatten_settings
 from .outside_images import OutsideImages
 from .plots import save_figure
 from .prior_choice import PriorImages, needed_outside, outside_of, prior_records
+from .schemas import HISTORY, Name, read_document
 from .splits import stimuli_not_in_train
-from .training import History, training_curves
+from .training import History, as_history, sample_grid_files, training_curves
 
 # %% ../nbs/732_training_run.ipynb #7ca1a878
 def is_saved(model: Reconstructor, folder: Path, outside: OutsideImages | None = None) -> bool:
@@ -46,11 +47,10 @@ def histories_file(out: Path) -> Path:
 def read_histories(out: Path) -> dict[str, History]:
     "Stage -> history, of a model's folder; empty for a model that keeps none."
     file = histories_file(out)
-    return (
-        {name: History(**entry) for name, entry in read_json(file).items()}
-        if file.is_file()
-        else {}
-    )
+    if not file.is_file():
+        return {}
+    entries = read_document(file, {Name: HISTORY})
+    return {name: as_history(entry) for name, entry in entries.items()}
 
 # %% ../nbs/732_training_run.ipynb #2d92edfc
 class HistoryKeeper:
@@ -95,7 +95,7 @@ def forget_training(out: Path) -> None:
     "Delete what an earlier training left in a model's folder: checkpoints, histories, sample grids."
     remove_checkpoints(out)
     histories_file(out).unlink(missing_ok=True)
-    for grid in (out / "training").glob("*_samples_epoch_*.png"):
+    for grid in sample_grid_files(out):
         grid.unlink()
 
 # %% ../nbs/732_training_run.ipynb #c1a45817

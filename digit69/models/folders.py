@@ -9,6 +9,7 @@ __all__ = ['USAGE', 'CARD', 'models_inside', 'find_model_folder', 'usage_snippet
 from pathlib import Path
 
 from ..core import ModelError
+from ..guard import clean_name
 from .registry import get_model_spec, split_entry
 
 # %% ../../nbs/501_models.folders.ipynb #888a8ccf
@@ -92,5 +93,5 @@ def folder_card(folder: Path, entry: str, n_voxels: int) -> str:
     """
     words = get_model_spec(split_entry(entry)[0]).description or "no description"
     description = words[0].upper() + words[1:]
-    usage = usage_snippet(folder.name, n_voxels)
+    usage = usage_snippet(clean_name(folder.name), n_voxels)
     return CARD.format(entry=entry, description=description, usage=usage)
