@@ -9,6 +9,7 @@ __all__ = ['run_audit']
 from pathlib import Path
 
 from .data import Split
+from .data_spec import resolve_spec
 from .experiment import write_audit
 from .manifest import init_run_dir
 from .quality import Audit
@@ -25,5 +26,5 @@ def run_audit(
     check_kernel()
     out = init_run_dir(out, command="audit", data=split.digest, seed=seed)
     result = write_audit(split, out, seed)
-    spec = str(Path(data).resolve()) if Path(data).exists() else str(data)
+    spec = resolve_spec(str(data))
     return result, run_notebook("quality", out / "reports", data=spec, seed=seed)

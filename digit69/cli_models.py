@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Samples', 'ExploredRun', 'ExploredData', 'LiveOut', 'Follow', 'use_all_cores', 'write_training_page',
-           'print_training', 'training_meter', 'train', 'read_rows', 'hold_against_train', 'reconstruct', 'embed',
-           'explore', 'live']
+           'print_training', 'training_meter', 'print_next_step', 'settings_of_entry', 'train', 'read_rows',
+           'hold_against_train', 'reconstruct', 'embed', 'explore', 'live']
 
 # %% ../nbs/820_cli_models.ipynb #323c40c5
 import os
@@ -59,10 +59,11 @@ def write_training_page(out: Path, data: str, prior: str, params: dict, **page: 
     """Run the notebook `train` on a fitted model's folder: curves, sample grids, scores.
 
     Papermill writes no tuples, so they go as lists. Returns the page."""
+    from digit69.data_spec import resolve_spec
     from digit69.report import run_notebook
 
-    has_data_file, has_prior_file = Path(data).exists(), Path(prior).is_file()
-    page["data"] = Path(data).resolve() if has_data_file else data
+    page["data"] = resolve_spec(data)
+    has_prior_file = Path(prior).is_file()
     page["prior"] = Path(prior).resolve() if has_prior_file else "own"  # mnist is in the entry
     page["params"] = {k: list(v) if isinstance(v, tuple) else v for k, v in params.items()}
     return run_notebook("train", out / "reports", out=out.resolve(), resume=True, **page)
@@ -95,6 +96,21 @@ def training_meter(entry: str, preset: str) -> "Meter":
 
     return Meter("train", {**plan_fits([entry], preset), "page": 20})
 
+# %% ../nbs/820_cli_models.ipynb #74b36061
+def print_next_step(report: Path, preset: str, out: Path, data: str) -> None:
+    "Where the page of a training is, and the command that uses the model."
+    print_plumbing(preset)
+    print(f"report: {report}")
+    print(f"next: digit69 reconstruct --model {out} --data {data} --out {out}/answers.npz")
+
+# %% ../nbs/820_cli_models.ipynb #54ef3eb2
+def settings_of_entry(entry: str, params: dict) -> dict[str, object]:
+    "What `--set` says of the one model that is trained; an error where it names another."
+    from digit69.models.settings import check_settings_used, params_of
+
+    check_settings_used(params, [entry])
+    return params_of(entry, params)
+
 # %% ../nbs/820_cli_models.ipynb #3b2dc998
 @reads_data
 def train(
@@ -119,7 +135,6 @@ def train(
       digit69 train --model ldm --set ldm.optim_steps=2000 --out runs/longer"""
     device = setup_process(be_quiet, device)
     from digit69.datasets import load_dataset
-    from digit69.models.settings import check_settings_used, params_of
     from digit69.report import check_kernel
     from digit69.training_run import train_to_folder
 
@@ -128,21 +143,17 @@ def train(
     use_all_cores()
     split = load_dataset(data)
     entry, outside = choose_one_prior(model, prior, split, prior_size)
-    check_settings_used(params, [entry])
-    own_params = params_of(entry, params)
+    own_params = settings_of_entry(entry, params)
     options = (preset.value, seed, resume, device, outside, own_params)
-    page = {"model": entry, "preset": preset.value, "prior_size": prior_size, "seed": seed}
-    page["params"] = own_params
+    page = {"model": entry, "preset": preset.value, "prior_size": prior_size}
+    page |= {"seed": seed, "params": own_params}
     with training_meter(entry, preset.value) as meter:
         with meter.stage(entry):
             fitted = train_to_folder(split, entry, out, *options)
         with meter.stage("page"):
             report = write_training_page(out, data, prior, **page)
     print_training(fitted, entry, split, outside, settings, out)
-    print_plumbing(preset.value)
-    print(
-        f"report: {report}\nnext: digit69 reconstruct --model {out} --data {data} --out {out}/answers.npz"
-    )
+    print_next_step(report, preset.value, out, data)
 
 # %% ../nbs/820_cli_models.ipynb #712e5210
 Samples = Annotated[
@@ -210,14 +221,9 @@ def reconstruct(
     if samples:
         arrays["samples"] = decoder.sample(rows.fmri, samples, seed)
     write_npz(out, **arrays)
+    facts = {"model": entry_of(decoder), "rows": describe_rows(rows), "samples_a_row": samples}
     speed = f"{1000 * seconds() / rows.n:.1f}"
-    print_facts(
-        model=entry_of(decoder),
-        rows=describe_rows(rows),
-        samples_a_row=samples,
-        ms_a_row=speed,
-        saved_in=out,
-    )
+    print_facts(**facts, ms_a_row=speed, saved_in=out)
 
 # %% ../nbs/820_cli_models.ipynb #257abd84
 @reads_data

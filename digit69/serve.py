@@ -14,6 +14,7 @@ from pathlib import Path
 from ipykernel.kernelspec import write_kernel_spec
 
 from .core import Digit69Error, log
+from .data_spec import resolve_spec
 from .perturbation import find_run_data
 from .report import report_notebook
 from .runs import load_run
@@ -73,8 +74,7 @@ def choose_run(run: str | Path, data: str | None) -> None:
     finished = load_run(run)
     os.environ["DIGIT69_EXPLORE_RUN"] = str(Path(run).resolve())
     if data and find_run_data(finished, data):
-        is_file = Path(data).exists()
-        os.environ["DIGIT69_EXPLORE_DATA"] = str(Path(data).resolve()) if is_file else data
+        os.environ["DIGIT69_EXPLORE_DATA"] = resolve_spec(data)
 
 # %% ../nbs/765_serve.ipynb #dbb78d8d
 def serve_explorer(
