@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NO_HISTORY', 'WIDE', 'SHOWN_DPI', 'report_folder', 'report_notebook', 'OwnKernelManager', 'start_and_stop_kernel',
            'check_kernel', 'check_parameters', 'execute_report', 'Section', 'find_headings', 'walk_notebook',
-           'describe_picture', 'ReaderAids', 'html_exporter', 'to_html', 'run_notebook']
+           'describe_picture', 'ReaderAids', 'html_exporter', 'to_html', 'describe_death', 'run_notebook']
 
 # %% ../nbs/715_report.ipynb #9c10d3aa
 import base64
@@ -225,6 +225,14 @@ def to_html(notebook: NotebookNode, title: str) -> str:
     page, _ = html_exporter().from_notebook_node(notebook, {"metadata": {"name": title}})
     return page
 
+# %% ../nbs/715_report.ipynb #47e4097a
+def describe_death(name: str, parameters: dict) -> str:
+    "What to do after the kernel of a report died."
+    run = parameters.get("run")
+    again = f"`digit69 report {run}` makes the page" if run else "give the same command again"
+    what = f"the kernel that ran the report '{name}' was killed, most often for want of memory"
+    return f"{what}; models and scores are kept: {again}"
+
 # %% ../nbs/715_report.ipynb #37feebb5
 def run_notebook(
     name: str,  # train, quality, evaluate, crossval, compare
@@ -234,6 +242,7 @@ def run_notebook(
 ) -> Path:
     "Execute a report notebook and keep it as .ipynb and .html; returns the page."
     import nbformat
+    from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError
 
     out = Path(out)
@@ -242,6 +251,8 @@ def run_notebook(
         executed = Path(folder) / f"{name}.ipynb"
         try:
             execute_report(name, parameters, executed, Path(folder))
+        except DeadKernelError:
+            raise Digit69Error(describe_death(name, parameters)) from None
         except PapermillExecutionError as error:
             failed = write_text(
                 out / f"{name}.failed.ipynb", executed.read_text(encoding="utf-8")

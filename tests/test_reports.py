@@ -7,9 +7,11 @@ import papermill
 import pytest
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
+from digit69 import report
 from digit69.cli import main
 from digit69.core import DataError
 from digit69.evaluation import run_models
+from digit69.models.base import load_model
 from digit69.report import (
     OwnKernelManager,
     check_kernel,
@@ -76,6 +78,38 @@ def test_without_a_kernel_nothing_is_fitted(command, no_kernel, small_file, tmp_
     assert not out.exists()
 
 
+@pytest.fixture
+def deadly_reports(tmp_path, monkeypatch):
+    "Report notebooks whose kernel is killed in the middle."
+    folder = tmp_path / "deadly"
+    folder.mkdir()
+    for name in NOTEBOOKS:
+        notebook = nbformat.read(report_notebook(name), 4)
+        kill = nbformat.v4.new_code_cell(
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+        )
+        notebook.cells[3:] = [kill]
+        nbformat.write(notebook, folder / f"{name}.ipynb")
+    monkeypatch.setattr(report, "report_folder", lambda: folder)
+
+
+@pytest.mark.parametrize("command", ["run", "train", "crossval"])
+def test_a_kernel_that_dies_costs_the_page_only(
+    command, deadly_reports, small_file, tmp_path, capsys
+):
+    option = "--model" if command == "train" else "--models"
+    out = tmp_path / "out"
+    words = (command, "--data", small_file, option, "ridge", "--out", out)
+    assert digit69_here(*words) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "was killed" in line and "are kept" in line
+    if command == "train":
+        assert load_model(out).name == "ridge"
+    else:
+        assert load_run(out).metrics["models"]["ridge"]["pcc"]["mean"] > 0
+        assert f"digit69 report {out}" in line
+
+
 # --- what they can be told --------------------------------------------------------------------------------
 
 
@@ -105,6 +139,33 @@ def test_an_unknown_name_stops_papermill_in_the_first_cell(name, tmp_path):
     executed = nbformat.read(tmp_path / "out.ipynb", 4).cells
     run = [cell for cell in executed if cell.cell_type == "code" and cell.execution_count]
     assert "check_injected()" in run[-1].source
+
+
+@pytest.mark.parametrize(
+    "name, wrong",
+    [
+        ("train", {"seed": "abc"}),
+        ("train", {"prior_size": 0}),
+        ("train", {"model": "rigde"}),
+        ("evaluate", {"run": "a", "data": "simulated"}),
+        ("evaluate", {"seed": -1}),
+        ("quality", {"seed": 0.5}),
+        ("crossval", {"run": 7}),
+        ("compare", {"runs": "a,b"}),
+        ("explore", {"run": "nowhere"}),
+    ],
+)
+def test_a_wrong_value_is_one_line(name, wrong, tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError) as failed:
+        by_hand(name, tmp_path / "out.ipynb", **wrong)
+    assert failed.value.ename in ("DataError", "ModelError")
+    assert len(failed.value.traceback) == 1, "a traceback is shown"
+
+
+def test_the_page_of_folds_refuses_a_run_without_folds(small_split, tmp_path):
+    run_models(small_split, ["ridge"], tmp_path / "run")
+    with pytest.raises(papermill.PapermillExecutionError, match="holds no folds"):
+        by_hand("crossval", tmp_path / "out.ipynb", run=str(tmp_path / "run"))
 
 
 def test_runs_with_commas_are_compared(small_split, tmp_path):
