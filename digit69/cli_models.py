@@ -316,7 +316,7 @@ Follow = Annotated[
     typer.Option(
         "--follow",
         metavar="FILE",
-        help="read lines as they are appended to a file, not standard input",
+        help="read lines as they are appended to a file, not standard input; through renames",
     ),
 ]
 
@@ -337,7 +337,8 @@ def live(
       digit69 live --model runs/posterior --draw < rows.csv
       digit69 live --model runs/posterior --follow scanner.txt --out runs/live"""
     setup_process(be_quiet)
-    from digit69.streaming import follow_lines, stream_predictions
+    from digit69.followed_file import follow_lines
+    from digit69.streaming import stream_predictions
 
     lines = follow_lines(follow) if follow else sys.stdin
     stream_predictions(model, lines, out, draw=draw)

@@ -24,7 +24,6 @@ from pathlib import Path
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
-from nbconvert import HTMLExporter
 from nbconvert.preprocessors import Preprocessor
 from nbformat import NotebookNode
 from traitlets.config import Config
@@ -33,6 +32,7 @@ from .core import DataError, Digit69Error
 from .files import write_text
 from .manifest import checkout
 from .page_figures import DARK_PNG
+from .safe_pages import POLICY, CleanOutputs, SafeExporter, without_paths
 
 # %% ../nbs/715_report.ipynb #53302178
 def report_folder() -> Path:
@@ -206,14 +206,14 @@ class ReaderAids(Preprocessor):
         return nb, resources
 
 # %% ../nbs/715_report.ipynb #a6231dc4
-def html_exporter() -> HTMLExporter:
+def html_exporter() -> SafeExporter:
     "The HTML exporter with the template of the reports, without cells tagged `hide` or `parameters`."
     tags = ("injected-parameters", "parameters", "hide")
-    return HTMLExporter(
+    return SafeExporter(
         config=Config({"TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": tags}}),
         template_name="digit69_report",
         extra_template_basedirs=[str(report_folder() / "template")],
-        preprocessors=[ReaderAids],
+        preprocessors=[CleanOutputs, ReaderAids],
         exclude_input=True,
         exclude_input_prompt=True,
         exclude_output_prompt=True,
@@ -222,7 +222,8 @@ def html_exporter() -> HTMLExporter:
 # %% ../nbs/715_report.ipynb #148a55f4
 def to_html(notebook: NotebookNode, title: str) -> str:
     "An executed notebook as one HTML page: contents on top, code left out, pictures inside, no scripts."
-    page, _ = html_exporter().from_notebook_node(notebook, {"metadata": {"name": title}})
+    resources = {"metadata": {"name": title}, "policy": POLICY}
+    page, _ = html_exporter().from_notebook_node(notebook, resources)
     return page
 
 # %% ../nbs/715_report.ipynb #47e4097a
@@ -254,14 +255,13 @@ def run_notebook(
         except DeadKernelError:
             raise Digit69Error(describe_death(name, parameters)) from None
         except PapermillExecutionError as error:
-            failed = write_text(
-                out / f"{name}.failed.ipynb", executed.read_text(encoding="utf-8")
-            )
+            text = without_paths(executed.read_text(encoding="utf-8"), parameters, out)
+            failed = write_text(out / f"{name}.failed.ipynb", text)
             problem = f"{error.ename}: {error.evalue}"
             raise RuntimeError(
                 f"report '{name}' failed in a cell ({problem}); see {failed}"
             ) from error
-        text = executed.read_text(encoding="utf-8")
+        text = without_paths(executed.read_text(encoding="utf-8"), parameters, out)
     write_text(out / f"{name}.ipynb", text)
     page = to_html(nbformat.reads(text, 4), f"digit69: {name}")
     return write_text(out / f"{name}.html", page)
