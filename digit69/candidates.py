@@ -105,7 +105,9 @@ class EvidenceSimulator:
         """What evidence (N,K) is multiplied with before a network reads it, (K,).
 
         It makes of it the posterior mean of each latent, in units of the latent's standard deviation:
-        latents of which rows say little stay near 0."""
+        latents of which rows say little stay near 0, and those of which they only say rounding are 0."""
         variance = self.latents.var(0)
-        temperature = self.noise_sd**2 / self.precision.clamp(min=1e-12)
-        return variance.sqrt() / (self.precision * variance + temperature + 1e-12)
+        telling = self.precision > 1e-7 * self.precision.max()
+        temperature = self.noise_sd**2 / torch.where(telling, self.precision, 1)
+        scale = variance.sqrt() / (self.precision * variance + temperature + 1e-12)
+        return torch.where(telling, scale, 0)

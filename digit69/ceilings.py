@@ -21,6 +21,7 @@ from .prior_choice import outside_of
 from .quality_rows import participation_ratio
 from .splits import stimulus_ids
 from .tasks import CheckConfig
+from .voxels import learn_scaling
 
 # %% ../nbs/655_ceilings.ipynb #06b171a2
 COPY_MSE = (
@@ -112,7 +113,8 @@ def intraclass_correlation(values: np.ndarray, groups: np.ndarray) -> np.ndarray
     group_size = (n - (counts**2).sum() / n) / (
         n_groups - 1
     )  # rows per group; corrected where they differ
-    return (between - within) / np.maximum(between + (group_size - 1) * within, 1e-12)
+    total = np.where(learn_scaling(values).varies, between + (group_size - 1) * within, np.inf)
+    return (between - within) / total
 
 # %% ../nbs/655_ceilings.ipynb #c7ea109e
 def voxel_reliability(data: BrainDataset) -> dict[str, float] | str:

@@ -25,6 +25,7 @@ from .models.diffusion import EnhancedDiffusionModel
 from .models.regression import SimpleRegressionModel
 from .models.unet import ImprovedUNet
 from .plots import best_and_worst, digit_rows, metric_panels, save_figure
+from .splits import stimulus_ids
 
 # %% ../nbs/625_comprehensive.ipynb #664fb37c
 WEIGHT_FILES = {"baseline_model_best": "regression", "enhanced_ldm_best": "diffusion"}
@@ -126,16 +127,19 @@ CONVENTIONS = (
 )
 
 # %% ../nbs/625_comprehensive.ipynb #e07a7179
-def evaluation_report(evaluations: dict[str, ModuleEvaluation], n_test: int, seed: int) -> dict:
-    """Plain content of comprehensive_evaluation_report.pkl and .json."""
+def evaluation_report(
+    evaluations: dict[str, ModuleEvaluation], targets: np.ndarray, seed: int
+) -> dict:
+    """Plain content of comprehensive_evaluation_report.pkl and .json, of networks on targets (N,28,28)."""
+    stimuli = stimulus_ids(targets)
     models = {}
     for name, evaluation in evaluations.items():
         models[name] = {
-            **summarize(evaluation.scores, seed),
+            **summarize(evaluation.scores, seed, groups=stimuli),
             "n_parameters": evaluation.n_parameters,
             "latency_ms_per_image": evaluation.latency_ms_per_image,
         }
-    return {"models": models, "n_test": n_test, "seed": seed, "conventions": CONVENTIONS}
+    return {"models": models, "n_test": len(targets), "seed": seed, "conventions": CONVENTIONS}
 
 # %% ../nbs/625_comprehensive.ipynb #af7644e6
 def save_report(report: dict, out: Path) -> Path:
@@ -246,9 +250,7 @@ class ComprehensiveEvaluator(EvaluatesFolder):
     def create_metrics_comparison(self) -> Path:
         """Write comprehensive_evaluation_report.pkl and .json; returns metrics_comparison.png."""
         self._check_evaluated()
-        return save_report(
-            evaluation_report(self.evaluations, len(self.targets), self.seed), self.out
-        )
+        return save_report(evaluation_report(self.evaluations, self.targets, self.seed), self.out)
 
     def _check_evaluated(self) -> None:
         if not self.evaluations:

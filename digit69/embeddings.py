@@ -35,6 +35,7 @@ from .outside_images import OutsideImages
 from .pair_sampling import SamplesEmbeddings, _to_tensor
 from .shared_fits import SharedFit, SharedFits
 from .splits import stimulus_groups
+from .voxels import learn_scaling
 
 # %% ../nbs/445_embeddings.ipynb #c300bc64
 @torch.no_grad()
@@ -110,7 +111,7 @@ class EncoderPair:
 
     def original_fmri(self, fmri: np.ndarray) -> np.ndarray:
         """Raw rows (N,V) -> all voxels standardised by train, (N,V) float32."""
-        sd = np.where(self.sd_ > 0, self.sd_, 1)
+        sd = np.where(self.sd_ > 0, self.sd_, np.inf)  # 0: a constant voxel
         return ((self._checked(fmri) - self.mean_) / sd).astype(np.float32)
 
     def state(self) -> dict[str, np.ndarray]:
@@ -157,6 +158,12 @@ class KnowsImages(EncoderPair):
 # %% ../nbs/445_embeddings.ipynb #9ef21965
 class FitsEmbeddings(KnowsImages):
     """The steps of fitting, each from `config` and `seed`; see `EmbeddingPipeline`."""
+
+    def _learn_scaling(self, train: BrainDataset) -> None:
+        """Keep mean and spread of each voxel over train."""
+        scaling = learn_scaling(train.fmri)
+        self.mean_ = scaling.mean.astype(np.float32)
+        self.sd_ = np.where(scaling.varies, scaling.sd, 0).astype(np.float32)
 
     def _fit_image_encoder(
         self, image_encoder: nn.Module | None, exclude: ExclusionList | None
@@ -232,8 +239,7 @@ class EmbeddingPipeline(SamplesEmbeddings, FitsEmbeddings):
         self.costs_, self.wait_ = (likelihood.cost_,), seconds()
         self._know_images(likelihood)
         self._fit_image_encoder(image_encoder, exclude)
-        self.mean_ = train.fmri.mean(0, dtype=float).astype(np.float32)
-        self.sd_ = train.fmri.std(0, dtype=float).astype(np.float32)
+        self._learn_scaling(train)
         self._fit_fmri_encoder(likelihood)
         self._cross_fit(train, likelihood)
         return self

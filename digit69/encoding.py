@@ -27,6 +27,7 @@ from digit69.receptive_fields import (
     receptive_field_windows,
 )
 from .splits import stimulus_ids
+from .voxels import learn_scaling
 
 # %% ../nbs/435_encoding.ipynb #196f91e6
 BLOCK = 4096  # voxels at a time
@@ -37,23 +38,20 @@ class VoxelScreening:
     """Statistics of V voxels over the training rows."""
 
     mean: np.ndarray  # (V,)
-    sd: np.ndarray  # (V,), 1 for a constant voxel
+    sd: np.ndarray  # (V,), infinite for a constant voxel
     r2: np.ndarray  # (V,) left-out R2, -1 for a constant voxel
 
 # %% ../nbs/435_encoding.ipynb #d43a5dcf
 def screen_block(ridge: ReceptiveFieldRidge, fmri: np.ndarray) -> VoxelScreening:
     """Screen a few voxels (N,v) by a regression from their stimuli."""
-    y = fmri.astype(float)
-    mean = y.mean(0).astype(np.float32)
-    sd = y.std(0).astype(np.float32)
-    fit = ridge.fit(y)
+    scaling = learn_scaling(fmri)
+    fit = ridge.fit((fmri - scaling.mean) / scaling.sd)
     residual_ss = (fit.loo_residuals**2).sum(0)
     total_ss = (fit.loo_residuals_of_mean**2).sum(0)
-    r2 = (1 - residual_ss / np.maximum(total_ss, 1e-30)).astype(np.float32)
-    is_constant = sd <= 1e-6 * (1 + np.abs(mean))
-    sd[is_constant] = 1
-    r2[is_constant] = -1
-    return VoxelScreening(mean, sd, r2)
+    r2 = np.full(len(total_ss), -1, np.float32)
+    varies = scaling.varies
+    r2[varies] = 1 - residual_ss[varies] / total_ss[varies]
+    return VoxelScreening(scaling.mean.astype(np.float32), scaling.sd.astype(np.float32), r2)
 
 # %% ../nbs/435_encoding.ipynb #dec91f07
 def screen_voxels(ridge: ReceptiveFieldRidge, fmri: np.ndarray) -> VoxelScreening:

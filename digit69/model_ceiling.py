@@ -43,7 +43,8 @@ def simulate_trials(
     """Responses in the units of the scanner (N*n_repeats,V) float32, those to one image side by side."""
     shown = np.repeat(images, n_repeats, axis=0)
     standardized = encoding.simulate(shown, noise=1.0, seed=seed)
-    return (standardized * encoding.sd_ + encoding.mean_).astype(np.float32)
+    sd = np.where(np.isfinite(encoding.sd_), encoding.sd_, 0)  # 0: a constant voxel
+    return (standardized * sd + encoding.mean_).astype(np.float32)
 
 # %% ../nbs/657_model_ceiling.ipynb #0d4713ff
 def bounded_metrics(recon: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:

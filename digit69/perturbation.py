@@ -23,6 +23,7 @@ from .models.base import Reconstructor
 from .models.capabilities import HasPointEstimates, HasVoxelEvidence
 from .models.registry import get_model_spec
 from .runs import Run
+from .voxels import learn_scaling
 
 # %% ../nbs/745_perturbation.ipynb #8dc9a3b3
 def candidate_specs(run: Run) -> Iterator[str]:
@@ -85,7 +86,9 @@ class VoxelStats:
         """Learn from train rows."""
         model = EncodingModel().fit(train)
         best = np.argsort(-model.r2_, kind="stable")
-        return cls(train.fmri.mean(0), train.fmri.std(0), best)
+        scaling = learn_scaling(train.fmri)
+        sd = np.where(scaling.varies, scaling.sd, 0)
+        return cls(scaling.mean.astype(np.float32), sd.astype(np.float32), best)
 
 # %% ../nbs/745_perturbation.ipynb #0723d187
 def perturb(

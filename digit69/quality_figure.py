@@ -16,8 +16,9 @@ from .quality import Audit
 from .quality_leakage import nearest_stimuli
 from .quality_rows import outlier_threshold, row_distances, row_maps
 from .quality_similarity import dissimilarities, stimulus_voxel_correlation
-from .quality_voxels import SplitStatistics, voxel_moments
+from .quality_voxels import SplitStatistics
 from .splits import stimulus_ids
+from .voxels import voxel_moments
 
 # %% ../nbs/425_quality_figure.ipynb #d71e05fc
 PART_COLORS = {"train": PALETTE[0], "test": PALETTE[3]}

@@ -18,8 +18,8 @@ from digit69.quality_voxels import (
     SplitStatistics,
     Thresholds,
     subsample_rows,
-    voxel_moments,
 )
+from .voxels import varying_voxels, voxel_moments
 
 # %% ../nbs/417_quality_scaling.ipynb #ef7b9a3b
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def scaling_fingerprint(fmri: np.ndarray, k: float) -> ScalingFingerprint:
     if n < 2 or variance.sum() == 0:
         return ScalingFingerprint(None, None, None, span)
     c_squared = n * (mean**2).sum() / variance.sum()
-    sd = np.sqrt(variance[variance > 0])
+    sd = np.sqrt(variance)[varying_voxels(mean, np.sqrt(variance))]
     return ScalingFingerprint(
         c=float(np.sqrt(c_squared)),
         p=float(f.cdf(c_squared, k, k * (n - 1))),

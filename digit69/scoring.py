@@ -175,14 +175,10 @@ def drop_timings(metrics: dict) -> dict:
 # %% ../nbs/605_scoring.ipynb #14fc3987
 def fold_scores(recon: np.ndarray, fold: Split, data: BrainDataset) -> dict[str, np.ndarray]:
     """Every metric of the test rows of a fold of `data`, each (n,); `recon` (n,28,28)."""
-    ids, first, own_stimulus = np.unique(
-        stimulus_ids(data.images), return_index=True, return_inverse=True
-    )
-    if len(ids) == data.n:
+    if len(np.unique(stimulus_ids(data.images))) == data.n:
         return compute_metrics(recon, fold.test.images, fold.test.labels)
-    labels = None if data.labels is None else data.labels[first]
-    shown = own_stimulus[fold.provenance["test_rows"]]
-    return compute_metrics(recon, fold.test.images, labels, data.images[first], shown)
+    shown = fold.provenance["test_rows"]
+    return compute_metrics(recon, fold.test.images, data.labels, data.images, shown)
 
 # %% ../nbs/605_scoring.ipynb #643ec953
 def paired_differences(

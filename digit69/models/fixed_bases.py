@@ -9,14 +9,14 @@ __all__ = ['SCALES', 'PENALTIES', 'patches_of_scale', 'all_patches', 'patch_cont
 # %% ../../nbs/515_models.fixed_bases.ipynb #d4c416e9
 import numpy as np
 from sklearn import linear_model
-from sklearn.preprocessing import StandardScaler
 
 from ..data import IMAGE_SIZE, BrainDataset
+from ..inner_folds import inner_folds
 from .base import FitOptions, Reconstructor, store_params
 from .linear import weights_for_raw_voxels
 from .registry import register
 from ..patterns import N_BLOCKS, blocks_from_images, detect_block_patterns, render_blocks
-from ..splits import grouped_folds, stimulus_groups
+from ..voxels import learn_scaling
 
 # %% ../../nbs/515_models.fixed_bases.ipynb #20201a97
 SCALES = ((1, 1), (1, 2), (2, 1), (2, 2))  # heights and widths of patches, in blocks
@@ -101,9 +101,9 @@ def fit_ridge_on_raw(
     weights (K,V), intercept (K,)
         For raw voxels.
     """
-    scaler = StandardScaler().fit(fmri)
-    ridge = linear_model.Ridge(alpha).fit(scaler.transform(fmri), target)
-    return weights_for_raw_voxels(ridge.coef_, ridge.intercept_, scaler)
+    scaling = learn_scaling(fmri)
+    ridge = linear_model.Ridge(alpha).fit(scaling.standardize(fmri), target)
+    return weights_for_raw_voxels(ridge.coef_, ridge.intercept_, scaling)
 
 # %% ../../nbs/515_models.fixed_bases.ipynb #a9a0222c
 def cross_fit_ridge(
@@ -126,14 +126,10 @@ def cross_fit_ridge(
         Predictions, and the penalty that gave them.
     """
     predicted = {alpha: np.empty_like(target) for alpha in alphas}
-    for rows, left_out in grouped_folds(
-        stimulus_groups(train.images), train.labels, n_splits, seed
-    ):
-        scaler = StandardScaler().fit(train.fmri[rows])
-        voxels, new_voxels = (
-            scaler.transform(train.fmri[rows]),
-            scaler.transform(train.fmri[left_out]),
-        )
+    for rows, left_out in inner_folds(train, n_splits, seed):
+        scaling = learn_scaling(train.fmri[rows])
+        voxels = scaling.standardize(train.fmri[rows])
+        new_voxels = scaling.standardize(train.fmri[left_out])
         for alpha in alphas:
             ridge = linear_model.Ridge(alpha).fit(voxels, target[rows])
             predicted[alpha][left_out] = ridge.predict(new_voxels)

@@ -9,7 +9,6 @@ __all__ = ['ALPHAS', 'Mean', 'weights_for_raw_voxels', 'class_index', 'ClassMean
 # %% ../../nbs/510_models.linear.ipynb #b0e9f974
 import numpy as np
 from sklearn import linear_model
-from sklearn.preprocessing import StandardScaler
 
 from ..core import rng
 from ..data import IMAGE_SIZE, BrainDataset
@@ -17,6 +16,7 @@ from .base import FitOptions, Reconstructor, store_params
 from .capabilities import HasCeiling, HasLinearReadout
 from .registry import register
 from ..pixel_metrics import pcc
+from ..voxels import VoxelScaling, learn_scaling
 
 # %% ../../nbs/510_models.linear.ipynb #c7180456
 @register(
@@ -43,11 +43,11 @@ ALPHAS = tuple(float(alpha) for alpha in np.logspace(1, 6, 21))  # ridge penalti
 def weights_for_raw_voxels(
     weights: np.ndarray,  # (K,V) or (V,), on standardised voxels
     intercept: np.ndarray,  # (K,) or a number
-    scaler: StandardScaler,  # fitted on (N,V)
+    scaling: VoxelScaling,  # of (N,V)
 ) -> tuple[np.ndarray, np.ndarray]:  # weights (K,V) and intercept (K,) on raw voxels, float32
     """Fold the standardisation of voxels into the weights of a linear model."""
-    raw_weights = np.atleast_2d(weights) / scaler.scale_
-    raw_intercept = np.ravel(intercept) - raw_weights @ scaler.mean_
+    raw_weights = np.atleast_2d(weights) / scaling.sd
+    raw_intercept = np.ravel(intercept) - raw_weights @ scaling.mean
     return raw_weights.astype(np.float32), raw_intercept.astype(np.float32)
 
 # %% ../../nbs/510_models.linear.ipynb #750731f5
@@ -85,12 +85,12 @@ class ClassMean(Reconstructor, HasLinearReadout):
             self.weights_ = np.zeros((1, train.n_voxels), np.float32)
             self.offset_ = np.full(1, -1, np.float32)  # below zero: always the first class
             return
-        scaler = StandardScaler().fit(train.fmri)
+        scaling = learn_scaling(train.fmri)
         classifier = linear_model.RidgeClassifierCV(alphas=list(self.alphas))
-        classifier.fit(scaler.transform(train.fmri), train.labels)
+        classifier.fit(scaling.standardize(train.fmri), train.labels)
         self.alpha_ = float(classifier.alpha_)
         self.weights_, self.offset_ = weights_for_raw_voxels(
-            classifier.coef_, classifier.intercept_, scaler
+            classifier.coef_, classifier.intercept_, scaling
         )
 
     def readout(self) -> np.ndarray:
@@ -181,8 +181,8 @@ class Ridge(Reconstructor, HasLinearReadout, HasCeiling):
         store_params(self, locals())
 
     def _fit(self, train: BrainDataset, options: FitOptions) -> None:
-        scaler = StandardScaler()
-        voxels = scaler.fit_transform(train.fmri)
+        scaling = learn_scaling(train.fmri)
+        voxels = scaling.standardize(train.fmri)
         pixels = train.images.reshape(train.n, -1)
         mean = pixels.mean(0)
         self.alpha_ = select_ridge_alpha(
@@ -191,7 +191,7 @@ class Ridge(Reconstructor, HasLinearReadout, HasCeiling):
         ridge = linear_model.Ridge(self.alpha_, fit_intercept=False, copy_X=False).fit(
             voxels, pixels - mean
         )
-        self.weights_, self.offset_ = weights_for_raw_voxels(ridge.coef_, mean, scaler)
+        self.weights_, self.offset_ = weights_for_raw_voxels(ridge.coef_, mean, scaling)
 
     def _reconstruct(self, fmri: np.ndarray) -> np.ndarray:
         pixels = fmri @ self.weights_.T + self.offset_
