@@ -223,6 +223,7 @@ def read_stimuli(path: Path) -> np.ndarray:
         if len(arrays) != 1:
             raise DataError(f"{path} holds {', '.join(arrays)}: store the pictures as one array")
         return next(iter(arrays.values()))
+    check_regular(path)
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
