@@ -8,7 +8,6 @@ __all__ = ['ENDINGS', 'HDF5_SIGNATURE', 'MAX_DENSE', 'SLAB', 'DAMAGED_HDF5', 'ch
            'matlab_class', 'read_text', 'read_hdf5_item', 'list_hdf5', 'open_hdf5', 'open_arrays']
 
 # %% ../nbs/118_array_files.ipynb #b9de6627
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from .core import DataError
 from .files import read_plain_npz
-from .guard import check_mat_sizes, check_size
+from .guard import check_mat_sizes, check_regular, check_size
 
 if TYPE_CHECKING:
     import h5py
@@ -30,14 +29,7 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # at the start, or after a header of MATL
 # %% ../nbs/118_array_files.ipynb #077f0f4b
 def check_file(path: Path) -> None:
     """Raise `DataError` unless a path is a file that may be read and has one of `ENDINGS`."""
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    if path.is_dir():
-        raise DataError(f"{path} is a folder: name the .mat or .npz file in it")
-    if not path.is_file():
-        raise DataError(f"{path} is no regular file")
-    if not os.access(path, os.R_OK):
-        raise DataError(f"{path} may not be read: check its permissions")
+    check_regular(path)
     if path.suffix.lower() not in ENDINGS:
         raise DataError(f"{path} is neither .mat, .npz nor .h5: convert it to one of these")
 
@@ -159,13 +151,7 @@ def open_npz(path: Path) -> ArrayFile:
 
 # %% ../nbs/118_array_files.ipynb #2ed2c35d
 def fields_of_struct(value: np.ndarray, name: str) -> dict[str, object]:
-    """Fields of a MATLAB struct (1,1) as {struct.field: value}.
-
-    Parameters
-    ----------
-    value : structured array (1,1)
-    name : of the struct in the file
-    """
+    """Fields of a MATLAB struct (1,1) as {struct.field: value}."""
     return {f"{name}.{field}": value[field].flat[0] for field in value.dtype.names}
 
 # %% ../nbs/118_array_files.ipynb #82839298
