@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .conventions import every_metric
 from .files import write_text
 from .intervals import bootstrap_interval
 from .metrics import METRICS, dice
@@ -84,7 +85,8 @@ def comparison_row(run: Run, name: str) -> dict:
         "n_test": run.metrics["data"]["n_test"],
         "protocol": entry_protocol(run, name),
     }
-    for metric in METRICS:
+    shown = [m.name for m in every_metric() if m.name in METRICS or m.name in entry]
+    for metric in shown:
         for key, ending in (("mean", ""), ("lo", "_lo"), ("hi", "_hi")):
             row[f"{metric}{ending}"] = entry.get(metric, {}).get(key)
     return row | {cost: entry[cost] for cost in COSTS}
