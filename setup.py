@@ -33,6 +33,7 @@ setup(
         "dev": cfg["dev_requirements"].split(),
         "clip": cfg["clip_requirements"].split(),
         "explore": cfg["explore_requirements"].split(),
+        "nifti": cfg["nifti_requirements"].split(),
     },
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     zip_safe=False,

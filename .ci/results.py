@@ -56,8 +56,20 @@ def summarise_run(folder: Path) -> dict:
         "git_commit": manifest.get("git_commit"),
         "data": metrics["data"],
         "models": rounded(metrics["models"]),
+        **calibration_of_samples(folder),
         **rounded(others),
     }
+
+
+def calibration_of_samples(folder: Path) -> dict:
+    """How far samples of each model can be believed, where the run measured it."""
+    file = folder / "rigour.json"
+    if not file.is_file():
+        return {}
+    found = json.loads(file.read_text(encoding="utf-8")).get("calibration", {})
+    kept = ("n_samples", "coverage_uncertain", "energy_score")
+    calibration = {name: {key: entry[key] for key in kept} for name, entry in found.items()}
+    return {"calibration": rounded(calibration)}
 
 
 def command_line(manifest: dict, data: dict) -> str:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NO_COORDINATES', 'ImageComponents', 'image_components', 'correlate_columns', 'component_recovery', 'show_signed',
-           'component_recovery_figure', 'HaufePatterns', 'haufe_patterns', 'linear_readout', 'importance_of_fold',
-           'mean_correlation', 'fraction_with_half', 'summarize_importance', 'summarize_r2', 'has_fast_readout',
-           'importance_tasks', 'voxel_importance', 'voxel_importance_figure', 'readout_images',
+           'component_recovery_figure', 'HaufePatterns', 'haufe_patterns', 'linear_readout', 'map_importance',
+           'importance_of_fold', 'mean_correlation', 'fraction_with_half', 'summarize_importance', 'summarize_r2',
+           'has_fast_readout', 'importance_tasks', 'voxel_importance', 'voxel_importance_figure', 'readout_images',
            'readout_components_figure']
 
 # %% ../nbs/660_attribution.ipynb #59b8c51c
@@ -18,11 +18,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .core import ModelError
 from .data import IMAGE_SIZE, BrainDataset
 from .encoding import EncodingModel
 from .models.base import FitOptions, Reconstructor
 from .models.capabilities import HasLinearReadout
-from .models.registry import get_model_spec
+from .models.registry import get_model_spec, make_model
 from .models.settings import ModelParams
 from .plots import PALETTE, house_style
 from .prior_choice import PriorImages, outside_of
@@ -145,6 +146,24 @@ def haufe_patterns(fmri: np.ndarray, weights: np.ndarray, n_components: int = 5)
 def linear_readout(model: Reconstructor) -> np.ndarray | None:
     """The linear read-out (V,K) of a fitted model on raw voxels; None if it has none."""
     return np.asarray(model.readout()) if isinstance(model, HasLinearReadout) else None
+
+# %% ../nbs/660_attribution.ipynb #2c7e9f6d
+def map_importance(train: BrainDataset, name: str = "ridge", seed: int = 0) -> np.ndarray:
+    """Importance of every voxel for the linear read-out of a model that is fitted to all rows of train.
+
+    Returns
+    -------
+    (V,) share of a voxel's variance that the read-out explains (Haufe et al. 2014), in [0,1]
+
+    Raises
+    ------
+    ModelError
+        The model has no linear read-out.
+    """
+    weights = linear_readout(make_model(name, seed=seed).fit(train))
+    if weights is None:
+        raise ModelError(f"{name} has no linear read-out: choose ridge or posterior")
+    return haufe_patterns(train.fmri, weights).importance
 
 # %% ../nbs/660_attribution.ipynb #816c0813
 NO_COORDINATES = "The data hold no voxel coordinates: voxels can be ranked, not located."

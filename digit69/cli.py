@@ -16,7 +16,14 @@ from typer.exceptions import TyperException
 
 from . import __version__
 from .cli_catalogue import models
-from .cli_data import data_audit, data_fetch, data_list, data_simulate
+from digit69.cli_data import (
+    data_audit,
+    data_fetch,
+    data_import,
+    data_list,
+    data_map,
+    data_simulate,
+)
 from .cli_models import embed, explore, live, reconstruct, train
 from .cli_runs import batch, bench, crossval, evaluate, report, run
 from .cli_stop import describe_stop
@@ -80,6 +87,8 @@ data_app.command("list")(data_list)
 data_app.command("fetch")(data_fetch)
 data_app.command("simulate")(data_simulate)
 data_app.command("audit")(data_audit)
+data_app.command("import")(data_import)
+data_app.command("map")(data_map)
 app.add_typer(data_app, name="data")
 
 # %% ../nbs/840_cli.ipynb #f221a9d6

@@ -35,6 +35,7 @@ from digit69.cli_options import (
     print_facts,
     setup_process,
 )
+from .cli_reading import reads_data
 from .core import DataError, ModelError
 from .data import BrainDataset
 
@@ -81,6 +82,7 @@ def print_training(
     )
 
 # %% ../nbs/820_cli_models.ipynb #3b2dc998
+@reads_data
 def train(
     model: Model,
     data: Data = "auto",
@@ -130,11 +132,14 @@ Samples = Annotated[
 # %% ../nbs/820_cli_models.ipynb #3a1e5680
 def read_rows(data: str) -> BrainDataset:
     "The rows to reconstruct, voxels only; a file may lack everything else."
+    from digit69.array_files import ENDINGS
+    from digit69.data_spec import parse_spec
     from digit69.datasets import load_dataset
     from digit69.readers import read_test_rows
 
-    if Path(data).suffix in (".mat", ".npz"):
-        return read_test_rows(data)
+    name, reading = parse_spec(data)
+    if Path(name).suffix.lower() in ENDINGS:
+        return read_test_rows(name, reading)
     return load_dataset(data).test.blind()
 
 # %% ../nbs/820_cli_models.ipynb #bb82fd51
@@ -150,6 +155,7 @@ def hold_against_train(decoder: "Reconstructor", rows: BrainDataset) -> dict:
     return check.arrays()
 
 # %% ../nbs/820_cli_models.ipynb #d52c4f30
+@reads_data
 def reconstruct(
     model: ModelFolder,
     out: Annotated[Path, typer.Option("--out", metavar="FILE.npz")],
@@ -194,6 +200,7 @@ def reconstruct(
     )
 
 # %% ../nbs/820_cli_models.ipynb #257abd84
+@reads_data
 def embed(
     data: Data = "auto",
     out: Out = Path("runs/embeddings"),

@@ -87,7 +87,7 @@ Data = Annotated[
         "--data",
         metavar="SPEC",
         autocompletion=complete_spec,
-        help="auto, a data set's name (`digit69 data list`), or a path to a .mat or .npz file",
+        help="auto, a data set's name (`digit69 data list`), or a path to a .mat, .npz or .h5 file",
     ),
 ]
 

@@ -43,6 +43,7 @@ from digit69.cli_options import (
     setup_process,
     split_names,
 )
+from .cli_reading import reads_data
 
 # %% ../nbs/810_cli_runs.ipynb #ebd5a317
 MISSION = (
@@ -50,6 +51,7 @@ MISSION = (
 )
 
 # %% ../nbs/810_cli_runs.ipynb #c0d6d32b
+@reads_data
 def run(
     data: Data = "auto",
     models: Models = MISSION,
@@ -93,17 +95,15 @@ def run(
 Protocol = Annotated[
     str,
     typer.Option(
-        help="auto: leave-stimulus-out where stimuli repeat, else kfold; "
-        "leave-one-class-out to ask for classes never learnt"
+        help="auto: leave-stimulus-out where stimuli repeat, else leave-run-out where scanner runs "
+        "are known, else kfold; leave-one-class-out to ask for classes never learnt"
     ),
 ]
 
 # %% ../nbs/810_cli_runs.ipynb #13a18a0e
 Folds = Annotated[
     int | None,
-    typer.Option(
-        "--folds", min=2, help="default: 10, or every stimulus in turn where stimuli repeat"
-    ),
+    typer.Option("--folds", min=2, help="default: 10, or every stimulus or run in turn"),
 ]
 
 # %% ../nbs/810_cli_runs.ipynb #017dc047
@@ -138,6 +138,7 @@ Once = Annotated[
 ]
 
 # %% ../nbs/810_cli_runs.ipynb #bae81cbe
+@reads_data
 def crossval(
     data: Data = "auto",
     models: Models = "mean,class_mean,ridge",
@@ -201,6 +202,7 @@ Thorough = Annotated[
 ]
 
 # %% ../nbs/810_cli_runs.ipynb #1ba89deb
+@reads_data
 def bench(
     data: Data = "auto",
     out: Out = Path("runs/bench"),
@@ -255,6 +257,7 @@ MoreFiles = Annotated[
 ]
 
 # %% ../nbs/810_cli_runs.ipynb #96dff113
+@reads_data
 def evaluate(
     reconstructions: Reconstructions,
     more: MoreFiles = None,

@@ -15,8 +15,11 @@ from pathlib import Path
 
 from .core import DataError, OutputError, load_plugins, log
 from .data import Split
+from .data_spec import parse_spec
 from .download import cache_folder, download
 from .files import sha256
+from .orientation import warnings_about_pictures
+from .preparation import AS_IT_IS, Reading, prepare_split
 from .readers import read_split
 from .simulation import SIMULATED_OWNERS, simulate
 
@@ -277,17 +280,20 @@ def _read_registered(spec: DatasetSpec, path: Path, where: str) -> Split:
     return split
 
 # %% ../nbs/350_datasets.ipynb #45f1fd60
-def _read_own(path: Path, where: str) -> Split:
-    "Read a person's own file."
-    split = read_split(path)
+def _read_own(path: Path, where: str, reading: Reading = AS_IT_IS) -> Split:
+    "Read a person's own file, and say what was taken for granted."
+    split = read_split(path, reading=reading)
     _mark_published(split, sha256(path))
     split.provenance["source"] = f"{where}: {path.name}"
     log(f"data: {path.name} from {where}")
+    split.provenance["remarks"] += warnings_about_pictures(split, reading.order)
+    for remark in split.provenance["remarks"]:
+        log(f"  {remark}")
     return split
 
-# %% ../nbs/350_datasets.ipynb #d4f1a2fd
-def _load_registered(spec: DatasetSpec) -> Split:
-    "A data set: simulated, or from `$DIGIT69_DATA`, the cache or a download."
+# %% ../nbs/350_datasets.ipynb #78fcb53e
+def _find_registered(spec: DatasetSpec) -> Split:
+    "A data set as it was published: simulated, or from `$DIGIT69_DATA`, the cache or a download."
     if spec.reader is None:
         raise DataError(
             f"{spec.name} holds images but no fMRI: it serves as --prior {spec.name}, not as --data"
@@ -303,19 +309,28 @@ def _load_registered(spec: DatasetSpec) -> Split:
         log(f"$DIGIT69_DATA holds no {spec.file}: looking further")
     return _read_registered(spec, fetch(spec), "a download")
 
+# %% ../nbs/350_datasets.ipynb #d4f1a2fd
+def _load_registered(spec: DatasetSpec, reading: Reading = AS_IT_IS) -> Split:
+    "A data set: simulated, or from `$DIGIT69_DATA`, the cache or a download; prepared as `reading` says."
+    if reading.keys or reading.order:
+        raise DataError(
+            f"{spec.name} is read as it was published: --keys and --order are for files"
+        )
+    return prepare_split(_find_registered(spec), reading)
+
 # %% ../nbs/350_datasets.ipynb #cb4889af
-def _load_auto(name: str = "digit69", fallback: str = "simulated") -> Split:
+def _load_auto(reading: Reading, name: str = "digit69", fallback: str = "simulated") -> Split:
     "The file that `$DIGIT69_DATA` names, else the data set `name`, else the simulated subject."
     spec, location = DATASETS[name], data_location()
     if location and location.is_file() and location.name not in spec.file_names:
-        return _read_own(location, "$DIGIT69_DATA")
+        return _read_own(location, "$DIGIT69_DATA", reading)
     try:
-        return _load_registered(spec)
+        return _load_registered(spec, reading)
     except (DataError, OutputError) as error:
         if find_local(name):  # it is here but unreadable: to be told, not to be worked around
             raise
         log(f"{error}\nauto: going on with the simulated subject")
-        return _load_registered(DATASETS[fallback])
+        return _load_registered(DATASETS[fallback], reading)
 
 # %% ../nbs/350_datasets.ipynb #822df952
 def load_dataset(spec: str | Path = "auto") -> Split:
@@ -323,7 +338,8 @@ def load_dataset(spec: str | Path = "auto") -> Split:
 
     Parameters
     ----------
-    spec : auto, a name in `DATASETS`, or a path to a .mat or .npz file in the published layout
+    spec : auto, a name in `DATASETS`, or a path to a .mat, .npz or .h5 file in the published layout;
+        behind a question mark how to read it, as in `my.mat?order=rows` (see `127_data_spec`)
 
     Returns
     -------
@@ -333,14 +349,14 @@ def load_dataset(spec: str | Path = "auto") -> Split:
     ------
     DataError : unknown, missing or unreadable
     """
-    word = str(spec)
+    word, reading = parse_spec(str(spec))
     if word == "auto":
-        return _load_auto()
+        return _load_auto(reading)
     if word in DATASETS:
-        return _load_registered(DATASETS[word])
-    path = Path(spec).expanduser()
+        return _load_registered(DATASETS[word], reading)
+    path = Path(word).expanduser()
     if word and path.exists():
-        return _read_own(path, "the path given")
+        return _read_own(path, "the path given", reading)
     if path.suffix or len(path.parts) > 1:
         raise DataError(f"{word} does not exist: --data takes {data_choices()}")
     raise DataError(f"'{word}' is neither a data set nor a file: --data takes {data_choices()}")

@@ -17,6 +17,7 @@ from .candidates import EvidenceSimulator
 from .core import DataError, stopwatch
 from .data import BrainDataset
 from .encoding import EncodingModel
+from .inner_folds import fold_units
 from .likelihood import Likelihood, carry_evidence, contrast_maps, fit_likelihood
 from .outside_images import OutsideImages
 from .prior import StimulusPrior
@@ -30,7 +31,6 @@ from digit69.prior_selection import (
 )
 from .receptive_fields import EncodingConfig
 from .shared_fits import SharedFit, SharedFits
-from .splits import stimulus_ids
 
 # %% ../nbs/442_likelihood_pipeline.ipynb #32e0a9dd
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ LIKELIHOOD_PRESETS = {
 
 # %% ../nbs/442_likelihood_pipeline.ipynb #b01e2c8f
 def rows_of_fold(train: BrainDataset, inner: list[InnerFold], number: int) -> np.ndarray:
-    """Rows of train whose stimuli fold `number` left out; rows that no fold used belong to fold 0."""
-    stimuli = stimulus_ids(train.images)
-    left_out = [np.unique(stimuli[fold.validation_idx]) for fold in inner]
-    rows = np.isin(stimuli, left_out[number])
+    """Rows of train whose stimuli or runs fold `number` left out; those that no fold used are of fold 0."""
+    units = fold_units(train)
+    left_out = [np.unique(units[fold.validation_idx]) for fold in inner]
+    rows = np.isin(units, left_out[number])
     if number == 0:
-        rows |= ~np.isin(stimuli, np.concatenate(left_out))
+        rows |= ~np.isin(units, np.concatenate(left_out))
     return np.nonzero(rows)[0]
 
 # %% ../nbs/442_likelihood_pipeline.ipynb #f748e5e2

@@ -17,6 +17,7 @@ from .candidates import Candidates, draw_candidates, posterior_weights, sample_i
 from .core import rng
 from .data import BrainDataset
 from .encoding import EncodingModel
+from .inner_folds import inner_folds
 from digit69.likelihood import (
     Likelihood,
     RankCalibration,
@@ -28,7 +29,7 @@ from .metrics import energy_score
 from .pixel_metrics import pcc
 from .prior import StimulusPrior
 from .receptive_fields import EncodingConfig
-from .splits import grouped_folds, stimulus_groups, stimulus_ids
+from .splits import stimulus_ids
 
 # %% ../nbs/441_prior_selection.ipynb #7240b880
 def mean_best_r2(train: BrainDataset, exponent: float, n_best: int = 300, seed: int = 0) -> float:
@@ -66,16 +67,14 @@ def fit_inner_likelihoods(
     seed: int = 0,
     max_rows: int = 1000,  # of train used, a random choice
 ) -> list[InnerFold]:
-    """Inner folds; no stimulus is both learnt from and left out. None where stimuli are too few."""
+    """Inner folds that separate no stimulus and, where possible, no scanner run; none for too few stimuli."""
     if len(np.unique(stimulus_ids(train.images))) < MIN_STIMULI:
         return []
     random = rng(seed, "selection")
     rows = np.sort(random.choice(train.n, min(train.n, max_rows), replace=False))
     used = train.rows(rows)
     inner = []
-    for fit_idx, validation_idx in grouped_folds(
-        stimulus_groups(used.images), used.labels, n_splits, seed
-    ):
+    for fit_idx, validation_idx in inner_folds(used, n_splits, seed):
         fold_train = used.rows(fit_idx)
         model = EncodingModel(config, seed).fit(fold_train, select_only=True)
         likelihood = fit_likelihood(model, fold_train, voxel_counts, n_noise_components)

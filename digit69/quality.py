@@ -12,7 +12,8 @@ import pandas as pd
 
 from .data import Split
 from .quality_leakage import duplicate_rows, duplicate_stimuli, nearest_neighbor_baseline
-from .quality_rows import class_balance, group_overlap, outlier_rows, principal_components
+from .quality_rows import class_balance, outlier_rows, principal_components
+from .quality_runs import group_overlap
 from .quality_scaling import normalization_source
 from .quality_similarity import rsa, stimulus_correlated_voxels, temporal_autocorrelation
 from digit69.quality_voxels import (

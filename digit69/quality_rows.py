@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['root_mean_square', 'row_distances', 'outlier_threshold', 'name_rows', 'outlier_rows', 'count_classes',
-           'describe_counts', 'class_balance', 'group_overlap', 'participation_ratio', 'RowComponents', 'fit_row_pca',
+           'describe_counts', 'class_balance', 'participation_ratio', 'RowComponents', 'fit_row_pca',
            'principal_components', 'RowMaps', 'embed_tsne', 'row_maps']
 
 # %% ../nbs/405_quality_rows.ipynb #d0654a5e
@@ -135,23 +135,6 @@ def class_balance(stats: SplitStatistics) -> Finding:
     text = " ".join(sentences)
     values = {"train": train, "test": test, "unknown": unknown, "sorted": is_sorted}
     return Finding("class balance", level, text[0].upper() + text[1:], values)
-
-# %% ../nbs/405_quality_rows.ipynb #c88a2033
-def group_overlap(stats: SplitStatistics) -> Finding:
-    """Scanning sessions, and whether test rows share one with training rows."""
-    train, test = stats.split.train.groups, stats.split.test.groups
-    if train is None or test is None:
-        text = "No session numbers are known; drift over sessions cannot be looked at."
-        return Finding("sessions", "ok", text, {})
-    n_shared = int(np.isin(test, train).sum())
-    n_sessions = len(np.unique(np.concatenate([train, test])))
-    shared = f"{n_shared} of {len(test)} test rows"
-    text = f"{n_sessions} sessions; {shared} come from a session that train also has"
-    values = {"sessions": n_sessions, "shared_test_rows": n_shared}
-    if n_shared == 0:
-        return Finding("sessions", "ok", f"{text}.", values)
-    text = f"{text}, so what is specific to a session helps on this test and nowhere else."
-    return Finding("sessions", "note", text, values)
 
 # %% ../nbs/405_quality_rows.ipynb #82d5c3e2
 def participation_ratio(x: np.ndarray) -> float:

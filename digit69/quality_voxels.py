@@ -15,6 +15,7 @@ import numpy as np
 
 from .core import rng
 from .data import Split
+from .splits import COPY_CORRELATION
 from .voxels import varying_voxels, voxel_moments
 
 # %% ../nbs/400_quality_voxels.ipynb #d2e969b2
@@ -52,7 +53,9 @@ class Finding:
 class Thresholds:
     """Where the checks draw their lines."""
 
-    copied_image: float = 0.99  # pixel correlation from which a test stimulus counts as a copy
+    copied_image: float = (
+        COPY_CORRELATION  # pixel correlation from which a test stimulus counts as a copy
+    )
     similar_image: float = 0.95  # pixel correlation from which a pair is worth a look
     copied_row: float = (
         0.1  # distance to train, relative to the usual distance between neighbours in train

@@ -63,12 +63,12 @@ SPOILT = {
     "transposed_stimuli.npz": ("stimTrn", lambda a: a.T, "store stimTrn.T"),
     "too_few_rows.mat": ("stimTrn", lambda a: a[:5], "12 rows but there are 5 stimuli"),
     "other_voxels.npz": ("fmriTest", lambda a: a[:, :9], "must match"),
-    "wrong_size.npz": ("stimTrn", lambda a: a[:, :100], "must be (rows, 784)"),
-    "too_bright.npz": ("stimTrn", lambda a: a.astype(float) * 100, "scale them to [0, 1]"),
-    "labels.mat": ("labelTrn", lambda a: a[:3], "3 labels for 12 rows"),
+    "wrong_size.npz": ("stimTrn", lambda a: a[:, :101], "101 pixels make no square"),
+    "too_bright.npz": ("stimTrn", lambda a: a.astype(float) * 100, "no unit of grey levels"),
+    "labels.mat": ("labelTrn", lambda a: a[:3], "one value for each of 12 rows"),
     "objects.npz": ("fmriTrn", lambda a: ONE_OBJECT, "never loaded"),
-    "cells.mat": ("fmriTrn", lambda a: MATLAB_CELLS, "not a plain numeric array"),
-    "text.mat": ("fmriTrn", lambda a: np.array(["abc"]), "not a plain numeric array"),
+    "cells.mat": ("fmriTrn", lambda a: MATLAB_CELLS, "store a plain numeric array"),
+    "text.mat": ("fmriTrn", lambda a: np.array(["abc"]), "must be numbers (rows, voxels)"),
 }
 
 
@@ -157,7 +157,7 @@ def test_hostile_pickle_in_npz_runs_nothing(capsys, tmp_path):
         ("run --data simulated --seed -1", "--seed"),
         ("run --data simulated --device abacus", "not available"),
         ("train --data simulated --model oracle", "there is no model"),
-        ("crossval --data simulated --folds 99", "choose 2 to 50"),
+        ("crossval --data simulated --folds 999", "choose 2 to 100"),
         ("crossval --data simulated --protocol guess", "there is no protocol"),
     ],
 )

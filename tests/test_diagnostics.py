@@ -37,7 +37,7 @@ set_quiet()
 
 @pytest.fixture(scope="module")
 def data():
-    return simulate(40, 10, 120, seed=1).pooled()
+    return simulate(80, 20, 120, seed=1).pooled()
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +190,8 @@ def test_p_of_the_label_permutation_test_is_uniform_without_information(data):
 def test_subsets_are_nested_balanced_and_keep_repeats_together(data):
     twice = data.rows(np.tile(np.arange(data.n), 2))
     order = nested_order(twice, np.random.default_rng(0))
-    assert sorted(order) == list(range(100))
-    assert (np.abs(order[::2] - order[1::2]) == 50).all()
+    assert sorted(order) == list(range(2 * data.n))
+    assert (np.abs(order[::2] - order[1::2]) == data.n).all()
     assert abs((twice.labels[order[:20]] == 1).sum() - 10) <= 2
 
 

@@ -17,11 +17,11 @@ from ..core import derive_seed
 from ..data import BrainDataset
 from ..embeddings import EmbeddingPipeline, fit_embedding_pipeline
 from ..files import atomic_write
+from ..inner_folds import validation_rows
 from .base import FitOptions, Reconstructor, save_model
 from .capabilities import TrainsInSteps
 from ..plots import digit_rows, save_figure
 from ..shared_fits import SharedFit
-from ..splits import validation_rows
 from ..training import History, TrainingConfig, train_module
 
 # %% ../../nbs/505_models.embedding_based.ipynb #94f724e8

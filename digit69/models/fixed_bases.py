@@ -11,11 +11,11 @@ import numpy as np
 from sklearn import linear_model
 
 from ..data import IMAGE_SIZE, BrainDataset
+from ..inner_folds import inner_folds
 from .base import FitOptions, Reconstructor, store_params
 from .linear import weights_for_raw_voxels
 from .registry import register
 from ..patterns import N_BLOCKS, blocks_from_images, detect_block_patterns, render_blocks
-from ..splits import grouped_folds, stimulus_groups
 from ..voxels import learn_scaling
 
 # %% ../../nbs/515_models.fixed_bases.ipynb #20201a97
@@ -126,9 +126,7 @@ def cross_fit_ridge(
         Predictions, and the penalty that gave them.
     """
     predicted = {alpha: np.empty_like(target) for alpha in alphas}
-    for rows, left_out in grouped_folds(
-        stimulus_groups(train.images), train.labels, n_splits, seed
-    ):
+    for rows, left_out in inner_folds(train, n_splits, seed):
         scaling = learn_scaling(train.fmri[rows])
         voxels = scaling.standardize(train.fmri[rows])
         new_voxels = scaling.standardize(train.fmri[left_out])

@@ -18,6 +18,7 @@ from torch import nn
 from ..core import derive_seed
 from ..data import IMAGE_SIZE, BrainDataset
 from ..embeddings import EmbeddingPipeline
+from ..inner_folds import inner_folds, validation_rows
 from .autoencoder import make_autoencoder
 from .base import FitOptions, store_params
 from .capabilities import HasCeiling, PredictsClasses, SamplesImages
@@ -37,7 +38,6 @@ from .registry import register
 from .schedulers import latent_schedule
 from ..pair_sampling import rows_of_other_stimuli
 from ..patterns import N_BLOCKS, detect_block_patterns, render_blocks
-from ..splits import grouped_folds, validation_rows
 from ..training import History, TrainingConfig
 
 # %% ../../nbs/590_models.two_stage.ipynb #040d8bf2
@@ -158,13 +158,11 @@ class PatternStage(TwoStageParams):
         self._learn(generator, config, sample_batch, pattern_loss, options, validate, None, part)
         return generator
 
-    def _cross_fitted_logits(self, batches, labels, options) -> torch.Tensor:
+    def _cross_fitted_logits(self, batches, train, options) -> torch.Tensor:
         pipeline = self.embedding_pipeline_
         embeddings = torch.as_tensor(pipeline.cross_fitted_)
         logits = torch.zeros(len(embeddings), self.size_, self.size_)
-        for fold, (_, left_out) in enumerate(
-            grouped_folds(pipeline.stimuli_, labels, self.n_splits, self.seed)
-        ):
+        for fold, (_, left_out) in enumerate(inner_folds(train, self.n_splits, self.seed)):
             part = f"pattern fold {fold}"
             generator = self._train_generator(self._generator(), batches, left_out, part, options)
             logits[left_out] = generator(embeddings[left_out])[0].detach()
@@ -172,7 +170,7 @@ class PatternStage(TwoStageParams):
 
     def _fit_patterns(self, generator, batches, train, validation_idx, options) -> None:
         truth = binary_pattern(train.images, self.size_)
-        logits = self._cross_fitted_logits(batches, train.labels, options)
+        logits = self._cross_fitted_logits(batches, train, options)
         embeddings = torch.as_tensor(self.embedding_pipeline_.cross_fitted_[validation_idx])
 
         def validate(trained):
