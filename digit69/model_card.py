@@ -10,8 +10,7 @@ __all__ = ['LIMITS', 'front_matter_entry', 'scored_models', 'front_matter', 'mar
 import json
 
 from .checklist import DEVELOPED_ON, reforms_checklist
-from .guard import clean_name
-from .metrics import METRICS
+from .metrics import Metric
 from .models.folders import models_inside, usage_snippet
 from .models.settings import describe_settings
 from .run_figures import main_models, top_model
@@ -27,24 +26,24 @@ from digit69.tables import (
 )
 
 # %% ../nbs/720_model_card.ipynb #c35393eb
-def _front_matter_metric(metric: str, value: float) -> str:
+def _front_matter_metric(metric: Metric, value: float) -> str:
     "One line of `metrics:` in the front matter."
-    label = json.dumps(METRICS[metric].label)
-    return f"    - {{type: {metric}, name: {label}, value: {value}, verified: false}}"
+    label = json.dumps(metric.label)
+    return f"    - {{type: {metric.name}, name: {label}, value: {value}, verified: false}}"
 
 # %% ../nbs/720_model_card.ipynb #096c1ebe
 def front_matter_entry(run: Run, name: str) -> list[str]:
     "A model of a run as lines of `model-index`."
     entry, dataset = run.metrics["models"][name], json.dumps(run.metrics["data"]["name"])
-    measured = [m.name for m in reported_metrics([entry]) if entry[m.name]["mean"] is not None]
+    measured = [m for m in reported_metrics([entry]) if entry[m.name]["mean"] is not None]
     split = json.dumps(describe_protocol(run, name))
     return [
-        f"- name: {json.dumps(name, ensure_ascii=False)}",
+        f"- name: {name}",
         "  results:",
         "  - task: {type: image-reconstruction, name: image reconstruction from fMRI}",
         f"    dataset: {{name: {dataset}, type: fmri, split: {split}}}",
         "    metrics:",
-        *(_front_matter_metric(metric, entry[metric]["mean"]) for metric in measured),
+        *(_front_matter_metric(metric, entry[metric.name]["mean"]) for metric in measured),
     ]
 
 # %% ../nbs/720_model_card.ipynb #73c04189
@@ -145,9 +144,7 @@ def card_usage(run: Run) -> list[str]:
             "This run kept scores and reconstructions, no models (`digit69 train` keeps one)."
         ]
     name = top_model(run) if top_model(run) in names else names[-1]
-    snippet = usage_snippet(
-        f"{clean_name(run.folder.name)}/models/{name}", run.metrics["data"]["n_voxels"]
-    )
+    snippet = usage_snippet(f"{run.folder.name}/models/{name}", run.metrics["data"]["n_voxels"])
     return [f"Saved in `models/`: {', '.join(names)}.", "", *snippet.splitlines()]
 
 # %% ../nbs/720_model_card.ipynb #4d94762c
