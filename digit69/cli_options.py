@@ -7,8 +7,8 @@ __all__ = ['Data', 'Out', 'Models', 'Model', 'ModelFolder', 'Size', 'Seed', 'Dev
            'Jobs', 'Resume', 'Overlap', 'Quiet', 'Engine', 'Scheduler', 'Preset', 'EngineKind', 'registered_names',
            'known_models', 'complete_names', 'complete_models', 'complete_spec', 'parse_ssim', 'complete_priors',
            'complete_settings', 'choose_jobs', 'setup_process', 'split_names', 'parse_models', 'parse_params',
-           'choose_one_prior', 'resolve_scheduler', 'print_facts', 'describe_rows', 'folder_size', 'print_run',
-           'print_comparison']
+           'choose_one_prior', 'resolve_scheduler', 'print_facts', 'describe_rows', 'folder_size', 'print_plumbing',
+           'print_run', 'print_comparison']
 
 # %% ../nbs/800_cli_options.ipynb #c937fbd3
 import os
@@ -101,6 +101,7 @@ Models = Annotated[
     str,
     typer.Option(
         "--models",
+        metavar="NAMES",
         autocompletion=complete_models,
         help="comma-separated names, or all; the baselines mean, class_mean, ridge are always added",
     ),
@@ -108,7 +109,10 @@ Models = Annotated[
 
 # %% ../nbs/800_cli_options.ipynb #8aec8ddf
 Model = Annotated[
-    str, typer.Option("--model", autocompletion=complete_models, help="name of the model")
+    str,
+    typer.Option(
+        "--model", metavar="NAME", autocompletion=complete_models, help="name of the model"
+    ),
 ]
 
 # %% ../nbs/800_cli_options.ipynb #8a23e30b
@@ -125,10 +129,13 @@ Size = Annotated[
 ]
 
 # %% ../nbs/800_cli_options.ipynb #78f3896a
-Seed = Annotated[int, typer.Option("--seed", min=0, help="the same seed gives the same result")]
+Seed = Annotated[
+    int,
+    typer.Option("--seed", metavar="N", min=0, help="the same seed gives the same result"),
+]
 
 # %% ../nbs/800_cli_options.ipynb #279712ea
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda")]
 
 # %% ../nbs/800_cli_options.ipynb #edc30f35
 Ssim = Annotated[
@@ -208,6 +215,7 @@ Jobs = Annotated[
     int,
     typer.Option(
         "--jobs",
+        metavar="N",
         min=0,
         help="processes to use; 0: two, where there are cores and memory for them",
     ),
@@ -337,40 +345,55 @@ def folder_size(folder: Path) -> str:
     n_bytes = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     return f"{n_bytes / 2**20:.1f} MiB"
 
+# %% ../nbs/800_cli_options.ipynb #6044ad16
+def print_plumbing(preset: str | None) -> None:
+    "Say that the scores above mean nothing, after the preset smoke."
+    from digit69.tables import PLUMBING, SMOKE
+
+    if preset == SMOKE:
+        print(f"{PLUMBING.upper()} (--preset smoke): everything runs; the scores mean nothing")
+
 # %% ../nbs/800_cli_options.ipynb #f05c60c2
 def print_run(run: "Run") -> None:
     "The end of a long command: the table of a `runs.Run`, and where its page is."
     from digit69.experiment import report_name
     from digit69.models.settings import describe_settings
     from digit69.run_summary import describe_priors
-    from digit69.tables import PLUMBING, is_plumbing, metrics_text
+    from digit69.tables import metrics_text
 
     if run.targets is None:
         n_rows = len(next(iter(run.reconstructions.values())))
         print(f"{n_rows} rows reconstructed; the file holds no test images, so nothing is scored")
     else:
         print(metrics_text(run.metrics["models"]))
-    if is_plumbing(run):
-        print(f"{PLUMBING.upper()} (--preset smoke): everything runs; the scores mean nothing")
+    print_plumbing(run.manifest.get("preset"))
     if priors := describe_priors(run):
         print(priors)
     if settings := describe_settings(run.manifest.get("set")):
         print(settings)
     print(f"report: {run.folder / 'reports' / report_name(run)}.html")
+    if report_name(run) == "evaluate":
+        print(f"next: digit69 explore --run {run.folder}")
 
 # %% ../nbs/800_cli_options.ipynb #00e0f435
 def print_comparison(csv: Path, page: Path) -> None:
     "The end of a comparison: its table without intervals, and where the page is."
     import pandas as pd
 
+    from digit69.metrics import METRICS
     from digit69.seed_spread import spread_table
 
+    presets = []
     if csv.is_file():
-        table = pd.read_csv(csv).dropna(axis="columns", how="all")
-        dropped = [name for name in table if name.endswith(("_lo", "_hi", "sha256"))]
-        print(table.drop(columns=dropped).to_string(index=False, float_format="{:.3f}".format))
+        table = pd.read_csv(csv)
+        presets = table["preset"].dropna().unique() if "preset" in table else []
+        columns = [*table.loc[:, :"model"], *(m.name for m in METRICS.values() if m.headline)]
+        print(table[columns].to_string(index=False, float_format="{:.3f}".format))
+        print(f"all scores with their intervals: {csv}")
     by_seed = csv.with_name("comparison_seeds.csv")
     if by_seed.is_file():
         print("\nmean ± standard deviation over seeds")
         print(spread_table(pd.read_csv(by_seed)).to_string(index=False))
+    for preset in presets:
+        print_plumbing(preset)
     print(f"report: {page}")

@@ -10,6 +10,7 @@ __all__ = ['LIMITS', 'front_matter_entry', 'scored_models', 'front_matter', 'mar
 import json
 
 from .checklist import DEVELOPED_ON, reforms_checklist
+from .guard import clean_name
 from .metrics import Metric
 from .models.folders import models_inside, usage_snippet
 from .models.settings import describe_settings
@@ -38,7 +39,7 @@ def front_matter_entry(run: Run, name: str) -> list[str]:
     measured = [m for m in reported_metrics([entry]) if entry[m.name]["mean"] is not None]
     split = json.dumps(describe_protocol(run, name))
     return [
-        f"- name: {name}",
+        f"- name: {json.dumps(name, ensure_ascii=False)}",
         "  results:",
         "  - task: {type: image-reconstruction, name: image reconstruction from fMRI}",
         f"    dataset: {{name: {dataset}, type: fmri, split: {split}}}",
@@ -144,7 +145,9 @@ def card_usage(run: Run) -> list[str]:
             "This run kept scores and reconstructions, no models (`digit69 train` keeps one)."
         ]
     name = top_model(run) if top_model(run) in names else names[-1]
-    snippet = usage_snippet(f"{run.folder.name}/models/{name}", run.metrics["data"]["n_voxels"])
+    snippet = usage_snippet(
+        f"{clean_name(run.folder.name)}/models/{name}", run.metrics["data"]["n_voxels"]
+    )
     return [f"Saved in `models/`: {', '.join(names)}.", "", *snippet.splitlines()]
 
 # %% ../nbs/720_model_card.ipynb #4d94762c
