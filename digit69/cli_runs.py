@@ -168,25 +168,24 @@ def crossval(
     ssim: Ssim = "",
     be_quiet: Quiet = False,
 ) -> None:
-    """Cross-validate over all rows whose stimulus is known; a killed command goes on with its folds.
+    """Cross-validate over all rows with a known stimulus; a killed command goes on with its folds.
 
     \b
     Examples:
       digit69 crossval --models ridge,posterior --prior own,mnist --folds 10 --out runs/cv
       digit69 crossval --models all --once diffusion --repeats 3 --null 200 --jobs 2"""
-    device = setup_process(be_quiet, device)
+    where = {"device": setup_process(be_quiet, device), "spec": data}
     from digit69.datasets import load_dataset
     from digit69.experiment import run_crossval_experiment
     from digit69.prior_choice import choose_priors
 
     names, params = parse_models(models), parse_params(settings)
-    where = {"n_jobs": choose_jobs(n_jobs), "scheduler": resolve_scheduler(engine, scheduler)}
-    where["ssim"] = parse_ssim(ssim)
+    where |= {"n_jobs": choose_jobs(n_jobs), "ssim": parse_ssim(ssim), "null": null}
+    where |= {"scheduler": resolve_scheduler(engine, scheduler), "learning": learning}
     rows = load_dataset(data).pooled()
     choice = choose_priors(names, prior, rows, prior_size)
+    where |= {"once": tuple(split_names(once)), "outside": choice.outside, "params": params}
     fit = (protocol, n_splits, n_repeats, preset.value, seed)
-    where |= {"null": null, "learning": learning, "once": tuple(split_names(once))}
-    where |= {"outside": choice.outside, "params": params, "device": device, "spec": data}
     print_run(run_crossval_experiment(rows, choice.entries, out, *fit, **where))
 
 # %% ../nbs/810_cli_runs.ipynb #a6a8e231
