@@ -258,7 +258,7 @@ def control_keys():
         "guidance": Keys.PAGE_UP,
         "sampler": Keys.ARROW_RIGHT,
         "seed": Keys.ARROW_RIGHT,
-        "row": Keys.ARROW_DOWN,
+        "row": Keys.ARROW_RIGHT,  # up and down go to another cell in JupyterLab
         "estimate": Keys.ARROW_RIGHT,
     }
     return brain, model
@@ -508,6 +508,8 @@ def drive_lab(driver, folder, out, log):
         f"--port={port}",
         "--IdentityProvider.token=",
         f"--ServerApp.root_dir={folder}",
+        f"--LabApp.workspaces_dir={folder / 'workspaces'}",
+        f"--LabApp.user_settings_dir={folder / 'settings'}",
         "--LabApp.expose_app_in_browser=True",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]
@@ -549,10 +551,10 @@ def search_book(driver, index):
 
     def found():
         results = driver.find_elements(By.CSS_SELECTOR, "ul.search a")
-        return [result for result in results if result.text.startswith("Embeddings")]
+        return [result for result in results if result.text.startswith("Encoders")]
 
-    until("a notebook on embeddings among the results", found, 20)[0].click()
-    assert driver.title.startswith("Embeddings"), driver.title
+    until("the notebook on encoders among the results", found, 20)[0].click()
+    assert driver.title.startswith("Encoders"), driver.title
 
 
 def look_at_book(driver, out):
