@@ -26,7 +26,7 @@ from digit69.explore_controls import (
     remove_perturbation,
     show_settings,
 )
-from .explore_html import film_html, stage_html
+from .explore_html import KEEP_KEYS, SPEAK, film_html, stage_html
 from .explore_sections import answer_section, page_sections
 from digit69.explore_session import (
     ExplorerSession,
@@ -97,9 +97,9 @@ class Explorer:
             remove_perturbation(self.controls)
 
     def _ipython_display_(self) -> None:
-        from IPython.display import display
+        from IPython.display import Javascript, display
 
-        display(self.page)
+        display(self.page, Javascript(SPEAK + KEEP_KEYS))
 
 # %% ../nbs/760_explore.ipynb #dcc25c95
 def can_watch(session: ExplorerSession, state: ExplorerState) -> bool:

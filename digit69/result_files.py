@@ -48,7 +48,7 @@ def format_score(score: dict, metric: Metric) -> str:
     if score["mean"] is None:
         return "-"
     mean, lo, hi = (f"{score[end]:.{metric.decimals}f}" for end in ("mean", "lo", "hi"))
-    return f"{mean} [{lo}, {hi}]"
+    return f"{mean} [{lo},\u00a0{hi}]"  # a line may break before the bracket only
 
 # %% ../nbs/707_result_files.ipynb #eef4e4c6
 def markdown_row(cells: list[str]) -> str:

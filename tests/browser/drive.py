@@ -158,6 +158,9 @@ ANSWER_IS_COMPLETE = """return [...document.querySelectorAll('.d69 figcaption')]
 
 NOTES = "return [...document.querySelectorAll('.d69-note')].map(n => n.innerText).join(' ');"
 
+SCORES = """return [...document.querySelectorAll('.d69 table tr')].map(
+  row => [...row.children].map(cell => cell.innerText.trim())).filter(row => row[1] && row[1] !== 'now');"""
+
 ALL_MODELS_ARE_SHOWN = "return document.querySelectorAll('.d69 figure img').length > 8;"
 
 PICTURES_ARE_COMPLETE = """return [...document.querySelectorAll('.d69 figure img')].every(
@@ -229,6 +232,43 @@ def click(driver, text):
 def read(driver, label):
     "What a control shows: the number beside a slider, the name chosen in a menu or among buttons."
     return driver.execute_script(READOUT, label)
+
+
+def check_own_answer(driver):
+    "The page opens on what the run reconstructed: its scores now are those in the run."
+    rows = driver.execute_script(SCORES)
+    assert rows, "there are no scores"
+    for name, now, in_run in rows:
+        assert now == in_run, f"{name} is {now} on opening, and {in_run} in the run"
+
+
+# --- what a screen reader hears ---------------------------------------------------------------------------
+
+
+def hear(driver):
+    "What a screen reader says of the explorer's controls: (role, name, value, whether pressed)."
+    heard = []
+    for node in driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]:
+        role = node.get("role", {}).get("value")
+        if role not in ("slider", "combobox", "button") or node.get("ignored"):
+            continue
+        facts = {
+            entry["name"]: entry["value"].get("value") for entry in node.get("properties", [])
+        }
+        value = facts.get("valuetext") or node.get("value", {}).get("value")
+        heard.append((role, node.get("name", {}).get("value"), value, facts.get("pressed")))
+    return heard
+
+
+def check_names(driver):
+    "Every control has a name; a slider says what stands beside it; the chosen model is said to be pressed."
+    heard = hear(driver)
+    sliders = {name: value for role, name, value, _ in heard if role == "slider"}
+    assert sliders and "" not in sliders, f"a slider without a name: {sliders}"
+    for name, value in sliders.items():
+        assert value == read(driver, name), f"'{name}' is said to be {value}"
+    pressed = [name for role, name, _, is_pressed in heard if is_pressed == "true"]
+    assert read(driver, "model") in pressed, f"pressed are {pressed}"
 
 
 # --- what is done on the page ------------------------------------------------------------------------------
@@ -394,7 +434,10 @@ def drive(driver, url, out, name, start=None):
     print(f"{name}: first picture after {time.monotonic() - opened:.1f} s")
     driver.execute_script(CLOCK)
     until("all models", lambda: driver.execute_script(ALL_MODELS_ARE_SHOWN))
+    check_own_answer(driver)
+    check_names(driver)
     timings = play(driver, name)
+    check_names(driver)
     look_at_explorer(driver, out, name)
     assert driver.execute_script(PICTURES_ARE_COMPLETE)
     addresses = driver.execute_script(FOREIGN_ADDRESSES)
@@ -508,6 +551,8 @@ def drive_lab(driver, folder, out, log):
         f"--port={port}",
         "--IdentityProvider.token=",
         f"--ServerApp.root_dir={folder}",
+        f"--LabApp.workspaces_dir={folder / 'workspaces'}",
+        f"--LabApp.user_settings_dir={folder / 'settings'}",
         "--LabApp.expose_app_in_browser=True",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]
@@ -549,10 +594,10 @@ def search_book(driver, index):
 
     def found():
         results = driver.find_elements(By.CSS_SELECTOR, "ul.search a")
-        return [result for result in results if result.text.startswith("Embeddings")]
+        return [result for result in results if result.text.startswith("Encoders")]
 
-    until("a notebook on embeddings among the results", found, 20)[0].click()
-    assert driver.title.startswith("Embeddings"), driver.title
+    until("the notebook on encoders among the results", found, 20)[0].click()
+    assert driver.title.startswith("Encoders"), driver.title
 
 
 def look_at_book(driver, out):
