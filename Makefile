@@ -41,7 +41,7 @@ docs: $(READY)
 	$(BIN)/python -m pytest tests/test_docs.py
 
 lab: $(READY)
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab --config .ci/lab.py nbs
 
 # runs all notebooks again, or those in NAMES, and keeps what they show; then the README
 WORKERS ?= 2

@@ -13,6 +13,7 @@ import contextlib
 import difflib
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -82,9 +83,17 @@ def command_line(manifest: dict, data: dict) -> str:
     for option in OPTIONS:
         if facts.get(option) is not None:
             words += [f"--{option}", option_value(facts[option])]
+    for name, value in (facts.get("set") or {}).items():
+        words += ["--set", setting(name, value)]
     if "prior" in facts:  # entries name any other prior themselves: posterior+mnist
         words += ["--prior", "own"]
     return " ".join(words)
+
+
+def setting(name: str, value: object) -> str:
+    """A hyper-parameter MODEL.PARAMETER=VALUE as a shell takes it."""
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    return shlex.quote(f"{name}={text}")
 
 
 def option_value(value: object) -> str:

@@ -247,9 +247,9 @@ def embed(
     setup_process(be_quiet, device)
     from digit69.converter import Digit69EmbeddingConverter
     from digit69.datasets import load_dataset
-    from digit69.experiment import embeddings_name
     from digit69.manifest import init_run_dir
     from digit69.plots import save_figure
+    from digit69.run_embeddings import embeddings_name
 
     split = load_dataset(data)
     _, priors = choose_one_prior("regression", prior, split, prior_size)

@@ -31,10 +31,12 @@ from digit69.cli_options import (
     Seed,
     Settings,
     Size,
+    Ssim,
     choose_jobs,
     complete_models,
     parse_models,
     parse_params,
+    parse_ssim,
     print_comparison,
     print_run,
     resolve_scheduler,
@@ -63,6 +65,7 @@ def run(
     n_jobs: Jobs = 0,
     resume: Resume = False,
     allow_overlap: Overlap = False,
+    ssim: Ssim = "",
     be_quiet: Quiet = False,
 ) -> None:
     """Audit, fit, reconstruct, evaluate, draw and report, in one run folder.
@@ -80,11 +83,12 @@ def run(
     from digit69.prior_choice import choose_priors
 
     names, params = parse_models(models), parse_params(settings)
+    conventions = parse_ssim(ssim)
     split = load_dataset(data)
     choice = choose_priors(names, prior, split, prior_size)
     n_jobs = choose_jobs(n_jobs)
     options = (preset.value, seed, resume, allow_overlap, n_jobs, choice.outside, params)
-    facts = {"device": device, "spec": data}
+    facts = {"device": device, "spec": data, "ssim": conventions}
     print_run(run_experiment(split, choice.entries, out, *options, **facts))
 
 # %% ../nbs/810_cli_runs.ipynb #5fae48fa
@@ -161,26 +165,27 @@ def crossval(
     n_jobs: Jobs = 1,
     engine: Engine = EngineKind.local,
     scheduler: Scheduler = None,
+    ssim: Ssim = "",
     be_quiet: Quiet = False,
 ) -> None:
-    """Cross-validate over all rows whose stimulus is known; a killed command goes on with its folds.
+    """Cross-validate over all rows with a known stimulus; a killed command goes on with its folds.
 
     \b
     Examples:
       digit69 crossval --models ridge,posterior --prior own,mnist --folds 10 --out runs/cv
       digit69 crossval --models all --once diffusion --repeats 3 --null 200 --jobs 2"""
-    device = setup_process(be_quiet, device)
+    where = {"device": setup_process(be_quiet, device), "spec": data}
     from digit69.datasets import load_dataset
     from digit69.experiment import run_crossval_experiment
     from digit69.prior_choice import choose_priors
 
     names, params = parse_models(models), parse_params(settings)
-    where = {"n_jobs": choose_jobs(n_jobs), "scheduler": resolve_scheduler(engine, scheduler)}
+    where |= {"n_jobs": choose_jobs(n_jobs), "ssim": parse_ssim(ssim), "null": null}
+    where |= {"scheduler": resolve_scheduler(engine, scheduler), "learning": learning}
     rows = load_dataset(data).pooled()
     choice = choose_priors(names, prior, rows, prior_size)
+    where |= {"once": tuple(split_names(once)), "outside": choice.outside, "params": params}
     fit = (protocol, n_splits, n_repeats, preset.value, seed)
-    where |= {"null": null, "learning": learning, "once": tuple(split_names(once))}
-    where |= {"outside": choice.outside, "params": params, "device": device, "spec": data}
     print_run(run_crossval_experiment(rows, choice.entries, out, *fit, **where))
 
 # %% ../nbs/810_cli_runs.ipynb #a6a8e231
@@ -267,19 +272,22 @@ def evaluate(
     out: Out = Path("runs/evaluation"),
     seed: Seed = 0,
     allow_overlap: Overlap = False,
+    ssim: Ssim = "",
     be_quiet: Quiet = False,
 ) -> None:
     """Score files of reconstructions against the test stimuli, beside the baselines.
 
     \b
-    Example:
-      digit69 evaluate --data auto --reconstructions a.npz b.npz --out runs/compare"""
+    Examples:
+      digit69 evaluate --data auto --reconstructions a.npz b.npz --out runs/compare
+      digit69 evaluate --data auto --reconstructions theirs.npz --ssim all --out runs/theirs"""
     setup_process(be_quiet)
     from digit69.datasets import load_dataset
     from digit69.experiment import run_evaluation
 
     files = [*reconstructions, *(more or [])]
-    print_run(run_evaluation(load_dataset(data), files, out, seed, allow_overlap))
+    options = (seed, allow_overlap, parse_ssim(ssim))
+    print_run(run_evaluation(load_dataset(data), files, out, *options))
 
 # %% ../nbs/810_cli_runs.ipynb #82837795
 RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN [RUN ...]", help="run folders")]

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .conventions import every_metric
 from .files import write_text
 from .guard import clean_name
 from .intervals import bootstrap_interval
@@ -86,7 +87,8 @@ def comparison_row(run: Run, name: str) -> dict:
         "protocol": entry_protocol(run, name),
         "preset": run.manifest.get("preset"),
     }
-    for metric in METRICS:
+    shown = [m.name for m in every_metric() if m.name in METRICS or m.name in entry]
+    for metric in shown:
         for key, ending in (("mean", ""), ("lo", "_lo"), ("hi", "_hi")):
             row[f"{metric}{ending}"] = entry.get(metric, {}).get(key)
     return row | {cost: entry[cost] for cost in COSTS}

@@ -11,7 +11,7 @@ import json
 
 from .checklist import DEVELOPED_ON, reforms_checklist
 from .guard import clean_name
-from .metrics import METRICS
+from .metrics import Metric
 from .models.folders import models_inside, usage_snippet
 from .models.settings import describe_settings
 from .run_figures import main_models, top_model
@@ -27,16 +27,16 @@ from digit69.tables import (
 )
 
 # %% ../nbs/720_model_card.ipynb #c35393eb
-def _front_matter_metric(metric: str, value: float) -> str:
+def _front_matter_metric(metric: Metric, value: float) -> str:
     "One line of `metrics:` in the front matter."
-    label = json.dumps(METRICS[metric].label)
-    return f"    - {{type: {metric}, name: {label}, value: {value}, verified: false}}"
+    label = json.dumps(metric.label)
+    return f"    - {{type: {metric.name}, name: {label}, value: {value}, verified: false}}"
 
 # %% ../nbs/720_model_card.ipynb #096c1ebe
 def front_matter_entry(run: Run, name: str) -> list[str]:
     "A model of a run as lines of `model-index`."
     entry, dataset = run.metrics["models"][name], json.dumps(run.metrics["data"]["name"])
-    measured = [m.name for m in reported_metrics([entry]) if entry[m.name]["mean"] is not None]
+    measured = [m for m in reported_metrics([entry]) if entry[m.name]["mean"] is not None]
     split = json.dumps(describe_protocol(run, name))
     return [
         f"- name: {json.dumps(name, ensure_ascii=False)}",
@@ -44,7 +44,7 @@ def front_matter_entry(run: Run, name: str) -> list[str]:
         "  - task: {type: image-reconstruction, name: image reconstruction from fMRI}",
         f"    dataset: {{name: {dataset}, type: fmri, split: {split}}}",
         "    metrics:",
-        *(_front_matter_metric(metric, entry[metric]["mean"]) for metric in measured),
+        *(_front_matter_metric(metric, entry[metric.name]["mean"]) for metric in measured),
     ]
 
 # %% ../nbs/720_model_card.ipynb #73c04189

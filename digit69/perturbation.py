@@ -28,7 +28,8 @@ from .voxels import learn_scaling
 # %% ../nbs/745_perturbation.ipynb #8dc9a3b3
 def candidate_specs(run: Run) -> Iterator[str]:
     """Where the data of a run may be: its recorded source, known data sets that are here, $DIGIT69_DATA."""
-    source = run.manifest.get("data", {}).get("source")
+    data = run.manifest.get("data", {})
+    source = data.get("source") if isinstance(data, dict) else None
     if source:
         yield source
     name = run.metrics.get("data", {}).get("name")

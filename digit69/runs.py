@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCORED', 'ENTRY', 'checked_images', 'load_reconstructions', 'Run', 'read_metrics', 'check_rows_of', 'load_run',
-           'fold_files', 'is_crossval']
+           'is_crossval', 'fold_files']
 
 # %% ../nbs/610_runs.ipynb #8ea4ca43
 import os
@@ -149,6 +149,11 @@ def load_run(folder: str | Path) -> Run:
     check_rows_of(folder / "targets.npz", len(targets), n_rows)
     return Run(folder, metrics, manifest, reconstructions, table, targets, labels)
 
+# %% ../nbs/610_runs.ipynb #ea3a5595
+def is_crossval(run: Run) -> bool:
+    """Whether a run is a cross-validation: it keeps its folds."""
+    return (run.folder / "folds").is_dir()
+
 # %% ../nbs/610_runs.ipynb #4611b032
 def fold_files(folder: str | Path, metrics: dict) -> dict[str, list[Path]]:
     """Fold files of every model of a cross-validated run, by its `metrics.json`; {} for another run."""
@@ -162,8 +167,3 @@ def fold_files(folder: str | Path, metrics: dict) -> dict[str, list[Path]]:
             n_folds = next(n for n in count() if not (place / f"{n:03d}.npz").is_file())
         files[name] = [place / f"{number:03d}.npz" for number in range(n_folds)]
     return files
-
-# %% ../nbs/610_runs.ipynb #ea3a5595
-def is_crossval(run: Run) -> bool:
-    """Whether a run is a cross-validation: it keeps its folds."""
-    return (run.folder / "folds").is_dir()

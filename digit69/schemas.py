@@ -68,6 +68,9 @@ def find_mismatch(value: object, kind: Any, where: str = "it") -> str | None:
     """In words, where a value first differs from a schema; None where it does not."""
     if isinstance(kind, Maybe):
         return None if value is None else find_mismatch(value, kind.kind, where)
+    if isinstance(kind, tuple):
+        problems = [find_mismatch(value, one, where) for one in kind]
+        return None if None in problems else problems[0]
     if isinstance(kind, type):
         said = kind.__name__.lower()
         return None if _is_simple(value, kind) else f"{where} is no {said} but {_shown(value)}"
@@ -112,7 +115,7 @@ MANIFEST = {
     "identity?": dict,
     "set?": Maybe(dict),
     "prior?": Maybe({Name: dict}),
-    "data?": dict,
+    "data?": (dict, str),  # of a run, or the checksum of a training's
     "spec?": str,
     "folder?": str,
     "command?": str,

@@ -15,6 +15,7 @@ from itertools import permutations
 
 import pandas as pd
 
+from .conventions import SSIM_CONVENTIONS, every_metric
 from .metrics import METRICS, Metric
 from .runs import Run
 
@@ -46,9 +47,9 @@ def excludes_zero(interval: dict) -> bool:
 
 # %% ../nbs/705_tables.ipynb #7a16d3fd
 def reported_metrics(entries: Iterable[dict]) -> list[Metric]:
-    "The registered metrics that any of the entries {metric: interval} holds, in the order of `METRICS`."
+    "The metrics that any of the entries {metric: interval} holds, in the order of `every_metric`."
     known = set().union(*entries)
-    return [metric for metric in METRICS.values() if metric.name in known]
+    return [metric for metric in every_metric() if metric.name in known]
 
 # %% ../nbs/705_tables.ipynb #168f9ec3
 UNKNOWN = {"mean": None, "lo": None, "hi": None}
@@ -191,8 +192,12 @@ def cost_table(
 
 # %% ../nbs/705_tables.ipynb #624c06f6
 def metrics_text(models: dict) -> str:
-    "Entries {name: entry} of metrics.json for the terminal: one model a line, headline metrics across."
+    """Entries {name: entry} of metrics.json for the terminal: one model a line, headline metrics across.
+
+    SSIM by further conventions stands beside them where it was asked for."""
     metrics = [metric for metric in METRICS.values() if metric.headline]
+    asked = set().union(*models.values())
+    metrics += [metric for metric in SSIM_CONVENTIONS.values() if metric.name in asked]
     rows = {}
     for name, entry in models.items():
         cells = [format_interval(entry.get(m.name, UNKNOWN), m.decimals) or "-" for m in metrics]

@@ -48,6 +48,9 @@ def no_pages(monkeypatch):
     monkeypatch.setattr("digit69.experiment.run_notebook", write_stub)
     monkeypatch.setattr("digit69.comparison.run_notebook", write_stub)
     monkeypatch.setattr("digit69.experiment.save_figure", lambda figure, path, **options: None)
+    monkeypatch.setattr(
+        "digit69.run_embeddings.save_figure", lambda figure, path, **options: None
+    )
     monkeypatch.setattr("digit69.experiment.run_figures", lambda run: {})
 
 

@@ -1,10 +1,12 @@
 """Result files come from run folders, and a stored table that does not match its result file is found."""
 
 import json
+import shlex
 
 import pytest
 
 from ci_scripts import code_cell, load_script, write_notebook
+from digit69.models.settings import flatten_settings, parse_settings
 
 results = load_script("results")
 
@@ -42,6 +44,24 @@ def book(tmp_path, run_folder):
         tmp_path / "nbs" / "520_models.ldm.ipynb", code_cell(SOURCE, [output]), code_cell("1 / 0")
     )
     return tmp_path
+
+
+def test_the_command_names_hyper_parameters(tmp_path, run_folder):
+    file = run_folder / "manifest.json"
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    settings = {"ldm.optim_steps": 800, "ldm.scheduler": "ddim", "posterior.exponents": [1, 0.15]}
+    manifest["set"] = manifest["identity"]["set"] = settings
+    file.write_text(json.dumps(manifest), encoding="utf-8")
+    command = json.loads(results.write_results(run_folder, "set", tmp_path).read_text())[
+        "command"
+    ]
+    words = shlex.split(command)
+    told = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+    assert told == ["ldm.optim_steps=800", "ldm.scheduler=ddim", "posterior.exponents=[1,0.15]"]
+    assert flatten_settings(parse_settings(told)) == {
+        **settings,
+        "posterior.exponents": (1, 0.15),
+    }
 
 
 def test_result_file_holds_what_a_table_needs(tmp_path, run_folder):

@@ -471,13 +471,23 @@ def drive_voila(driver, run, out, log):
     )
 
 
+# JupyterLab writes kernel and language into a notebook when it knows both: a moment after this.
+KERNEL_IS_NOTED = """const done = arguments[0], context = jupyterapp.shell.currentWidget.sessionContext;
+const kernel = context.session.kernel;
+Promise.all([kernel.info, kernel.spec]).then(() => setTimeout(done, 500));"""
+
+IS_MODIFIED = "return jupyterapp.shell.currentWidget.context.model.dirty;"
+
+
 def run_all_cells(driver):
-    "In JupyterLab: run all cells once the notebook and its kernel are there."
+    "In JupyterLab: once notebook and kernel are there, nothing is modified; then run all cells."
     is_open = "window.jupyterapp && document.querySelector('.jp-NotebookPanel .jp-Cell')"
     until("the notebook", lambda: driver.execute_script(f"return !!({is_open});"))
     is_idle = """const s = jupyterapp.shell.currentWidget?.sessionContext;
     return !!s && s.isReady && s.session?.kernel?.status === 'idle';"""
     until("its kernel", lambda: driver.execute_script(is_idle))
+    driver.execute_async_script(KERNEL_IS_NOTED)
+    assert not driver.execute_script(IS_MODIFIED), "the notebook opens as modified"
     driver.execute_script("jupyterapp.commands.execute('notebook:run-all-cells');")
 
 
@@ -491,6 +501,7 @@ def drive_lab(driver, folder, out, log):
     words = [
         "-m",
         "jupyterlab",
+        f"--config={Path(__file__).resolve().parents[2] / '.ci' / 'lab.py'}",
         "--no-browser",
         "--allow-root",
         "--ip=127.0.0.1",
