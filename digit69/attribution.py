@@ -51,24 +51,38 @@ def image_components(images: np.ndarray, k: int) -> ImageComponents:
     mean = flat.mean(0)
     _, scales, axes = np.linalg.svd(flat - mean, full_matrices=False)
     largest = max(scales[0], 1e-30)
-    k = min(k, int((scales > 1e-8 * largest).sum()))
-    variance_fraction = scales**2 / max((scales**2).sum(), 1e-30)
+    rank = int((scales > 1e-8 * largest).sum())
+    k = min(k, rank)
+    variance = scales**2
+    variance_fraction = variance / max(variance.sum(), 1e-30)
     return ImageComponents(mean, axes[:k], variance_fraction[:k])
 
 # %% ../nbs/660_attribution.ipynb #93fd4770
 def correlate_columns(a: np.ndarray, b: np.ndarray) -> list[float]:
     """Correlations of the columns of (N,k) and (N,k); 0 where one is constant."""
     varies = (a.std(0) > 1e-9) & (b.std(0) > 1e-9)
-    columns = zip(varies, a.T, b.T)
-    return [float(np.corrcoef(x, y)[0, 1]) if both else 0.0 for both, x, y in columns]
+    correlations = []
+    for both_vary, x, y in zip(varies, a.T, b.T):
+        r = np.corrcoef(x, y)[0, 1] if both_vary else 0.0
+        correlations.append(float(r))
+    return correlations
 
 # %% ../nbs/660_attribution.ipynb #db3b13de
 def component_recovery(
     targets: np.ndarray, reconstructions: dict[str, np.ndarray], k: int = 10
 ) -> dict:
-    """Correlation over rows of each leading component in targets and in reconstructions (N,28,28).
+    """How well reconstructions follow each leading component of the targets.
 
-    Returns the `share` of variance of each component, and `models` {name: (k,) correlations}."""
+    Parameters
+    ----------
+    targets : (N,28,28)
+    reconstructions : model -> (N,28,28)
+    k : number of components
+
+    Returns
+    -------
+    `share` of variance of each component; `models` {name: correlations over rows, one a component}
+    """
     components = image_components(targets, k)
     truth = components.project(targets)
     recovery = {}
@@ -132,15 +146,33 @@ class HaufePatterns:
 
 # %% ../nbs/660_attribution.ipynb #15802a38
 def haufe_patterns(fmri: np.ndarray, weights: np.ndarray, n_components: int = 5) -> HaufePatterns:
-    """Patterns of a read-out with weights (V,K) for rows (N,V) (Haufe et al. 2014)."""
+    """How voxels move with what a read-out puts out (Haufe et al. 2014).
+
+    Weights also cancel noise, so that a large weight need not mean that a voxel carries anything. A pattern
+    is the covariance of a voxel with the output.
+
+    Parameters
+    ----------
+    fmri : (N,V) rows of voxels
+    weights : (V,K) of a linear read-out on raw voxels
+    n_components : of its output; fewer where it has fewer
+
+    Returns
+    -------
+    output components, patterns, and the share of each voxel's variance that they explain
+    """
     centered = np.asarray(fmri, float) - np.mean(fmri, 0, dtype=float)
     directions, scales, _ = np.linalg.svd(centered @ weights, full_matrices=False)
     largest = max(scales[0], 1e-30)
-    n_components = min(n_components, int((scales > 1e-9 * largest).sum()))
-    components = directions[:, :n_components] * np.sqrt(len(centered) - 1)
-    patterns = centered.T @ components / (len(centered) - 1)
-    variance = np.where(learn_scaling(fmri).varies, centered.var(0, ddof=1), np.inf)
-    return HaufePatterns(components, patterns, (patterns**2).sum(1) / variance)
+    rank = int((scales > 1e-9 * largest).sum())
+    n_components = min(n_components, rank)
+    freedom = len(centered) - 1
+    components = directions[:, :n_components] * np.sqrt(freedom)
+    patterns = centered.T @ components / freedom
+    varies = learn_scaling(fmri).varies
+    variance = np.where(varies, centered.var(0, ddof=1), np.inf)
+    explained = (patterns**2).sum(1)
+    return HaufePatterns(components, patterns, explained / variance)
 
 # %% ../nbs/660_attribution.ipynb #0e3f85dd
 def linear_readout(model: Reconstructor) -> np.ndarray | None:
@@ -172,7 +204,7 @@ NO_COORDINATES = "The data hold no voxel coordinates: voxels can be ranked, not 
 def importance_of_fold(
     name: str, data: BrainDataset, config: CheckConfig, fold: int
 ) -> list[float]:
-    """Importance (V,) of voxels for the read-out of a model trained on one fold."""
+    """Importance (V,) of voxels, between 0 and 1, for the read-out of a model trained on one fold."""
     train = config.folds(data)[fold].train
     weights = linear_readout(config.fit(name, train))
     importance = haufe_patterns(train.fmri, weights).importance
@@ -181,17 +213,29 @@ def importance_of_fold(
 # %% ../nbs/660_attribution.ipynb #e31580f2
 def mean_correlation(rows: np.ndarray) -> float:
     """Mean correlation between pairs of rows (R,V)."""
-    return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in combinations(rows, 2)]))
+    correlations = [np.corrcoef(a, b)[0, 1] for a, b in combinations(rows, 2)]
+    return float(np.mean(correlations))
 
 # %% ../nbs/660_attribution.ipynb #6fc79745
 def fraction_with_half(importance: np.ndarray) -> float:
-    """The fraction of voxels that together hold half of all importance (V,)."""
+    """The fraction of voxels that together hold half of all importance (V,): 0.5 where all matter alike."""
     cumulative = np.cumsum(np.sort(importance)[::-1])
     return float((cumulative < importance.sum() / 2).mean())
 
 # %% ../nbs/660_attribution.ipynb #68941322
 def summarize_importance(folds: np.ndarray, halves: np.ndarray, r2: np.ndarray) -> dict:
-    """Stability and spread of importance in folds (F,V) and halves (2,V); agreement with encoding R2 (V,)."""
+    """Stability and spread of importance, and its agreement with an encoding model.
+
+    Parameters
+    ----------
+    folds : (F,V) importance in the folds of a cross-validation
+    halves : (2,V) importance in two halves of the rows
+    r2 : (V,) left-out R2 of the encoding model; below 0 counts as 0
+
+    Returns
+    -------
+    correlations between folds, between halves and with R2; the fraction of voxels with half of it; the values
+    """
     mean = folds.mean(0)
     return {
         "stability_folds": mean_correlation(folds),
@@ -251,9 +295,9 @@ def voxel_importance(
     for name in filter(has_fast_readout, models):
         folder = Path(out) / "patterns" / name
         tasks[name] = [importance_tasks(name, data, config, folder) for config in (folds, halves)]
-    all_tasks = {
-        file: task for pair in tasks.values() for part in pair for file, task in part.items()
-    }
+    all_tasks = {}
+    for fold_tasks, half_tasks in tasks.values():
+        all_tasks |= fold_tasks | half_tasks
     found = run_tasks(all_tasks, "patterns", n_jobs, scheduler)
     for name, pair in tasks.items():
         in_folds, in_halves = (np.array([found[file] for file in part], float) for part in pair)
@@ -281,9 +325,21 @@ def voxel_importance_figure(importance: dict) -> Figure:
 
 # %% ../nbs/660_attribution.ipynb #bc39e6b5
 def readout_images(data: BrainDataset, model: Reconstructor, n_components: int) -> np.ndarray:
-    """Covariance of the stimuli with each leading component of a fitted model's read-out, (C,28,28)."""
+    """What the leading components of a read-out look like in the stimuli.
+
+    Parameters
+    ----------
+    data : rows with their images
+    model : fitted, with a linear read-out
+    n_components : C at most
+
+    Returns
+    -------
+    (C,28,28) covariance of each pixel with each component
+    """
     components = haufe_patterns(data.fmri, linear_readout(model), n_components).components
-    return np.tensordot(components, data.images - data.images.mean(0), (0, 0)) / (data.n - 1)
+    centered = data.images - data.images.mean(0)
+    return np.tensordot(components, centered, (0, 0)) / (data.n - 1)
 
 # %% ../nbs/660_attribution.ipynb #5f3f49a1
 def readout_components_figure(

@@ -30,10 +30,24 @@ COPY_MSE = (
 
 # %% ../nbs/655_ceilings.ipynb #1ab24a2b
 def memorization_of_model(table: pd.DataFrame, seed: int = 0) -> dict[str, float]:
-    """Index with interval (a geometric mean), and fractions nearer to train and equal to it, of one model."""
-    index = (table.nearest_train_mse / table.mse.clip(lower=1e-9)).to_numpy()
-    logs = bootstrap_interval(np.log(index.clip(1e-9)), seed)
-    interval = {key: float(np.exp(value)) for key, value in logs.to_dict().items()}
+    """How much nearer reconstructions of one model are to a training image than to their target.
+
+    Parameters
+    ----------
+    table : one row an image, with the columns mse and nearest_train_mse
+    seed : of the bootstrap
+
+    Returns
+    -------
+    `mean`, `lo`, `hi` of the index: error to the nearest training image over error to the target, a
+    geometric mean, below 1 where nearer to train; the fractions of images that are `nearer_to_train`, and
+    `copies` of a training image
+    """
+    own_error = table.mse.clip(lower=1e-9)
+    index = (table.nearest_train_mse / own_error).to_numpy()
+    logarithms = np.log(index.clip(1e-9))
+    of_logarithms = bootstrap_interval(logarithms, seed).to_dict()
+    interval = {key: float(np.exp(value)) for key, value in of_logarithms.items()}
     return {
         **interval,
         "nearer_to_train": float((index < 1).mean()),
@@ -48,7 +62,16 @@ def memorization_index(table: pd.DataFrame, seed: int = 0) -> dict[str, dict[str
 
 # %% ../nbs/655_ceilings.ipynb #b969e33c
 def output_dimensionality(recon: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """Effective dimensions and variance of reconstructions (N,28,28), beside those of their targets."""
+    """Effective dimensions and variance of reconstructions, beside those of their targets.
+
+    Parameters
+    ----------
+    recon, targets : (N,28,28) in [0,1]
+
+    Returns
+    -------
+    `dimensions`, `target_dimensions` and their `ratio`; `variance_ratio`, 0 where all outputs are alike
+    """
     recon = np.asarray(recon, float).reshape(len(recon), -1)
     targets = np.asarray(targets, float).reshape(len(targets), -1)
     variance = recon.var(0).sum()
@@ -73,10 +96,20 @@ def repeated_stimuli(images: np.ndarray) -> list[np.ndarray]:
 
 # %% ../nbs/655_ceilings.ipynb #31f41521
 def agreement_of_repeats(recon: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """PCCs among reconstructions (r,28,28) of repeats of one stimulus, and with that stimulus (28,28).
+    """PCCs of reconstructions of repeats of one stimulus.
 
-    `agreement`: of pairs; `others`: with the mean of the others; `single`, `averaged`: with the target."""
-    pairs = correlation_matrix(recon, recon)[np.triu_indices(len(recon), 1)]
+    Parameters
+    ----------
+    recon : (r,28,28) with r at least 2
+    target : (28,28) the stimulus
+
+    Returns
+    -------
+    `agreement`: of pairs of reconstructions; `others`: of each with the mean of the others; `single`: of each
+    with the target; `averaged`: of the mean of all with the target
+    """
+    each_pair_once = np.triu_indices(len(recon), 1)
+    pairs = correlation_matrix(recon, recon)[each_pair_once]
     others = [np.delete(recon, i, axis=0).mean(0) for i in range(len(recon))]
     return {
         "agreement": pairs.mean(),
@@ -87,48 +120,93 @@ def agreement_of_repeats(recon: np.ndarray, target: np.ndarray) -> dict[str, flo
 
 # %% ../nbs/655_ceilings.ipynb #6411a1d6
 def noise_ceiling(recon: np.ndarray, targets: np.ndarray, seed: int = 0) -> dict | str:
-    """The ceiling of single-trial PCC that repeats imply, beside what was measured; NO_REPEATS without any.
+    """The ceiling of single-trial PCC that repeats imply, beside what was measured.
 
-    Values as in `agreement_of_repeats`, with intervals over stimuli."""
+    The ceiling is the square root of the agreement between reconstructions of the same stimulus.
+
+    Parameters
+    ----------
+    recon, targets : (N,28,28) in [0,1]
+    seed : of the bootstrap over stimuli
+
+    Returns
+    -------
+    number of `stimuli`, and of `repeats` on average; `ceiling` and the values of `agreement_of_repeats`, each
+    with `mean`, `lo`, `hi`; NO_REPEATS where no stimulus has repeats
+    """
     groups = repeated_stimuli(targets)
     if not groups:
         return NO_REPEATS
-    by_stimulus = pd.DataFrame(
-        [agreement_of_repeats(recon[rows], targets[rows[0]]) for rows in groups]
-    )
+    found = [agreement_of_repeats(recon[rows], targets[rows[0]]) for rows in groups]
+    by_stimulus = pd.DataFrame(found)
     by_stimulus["ceiling"] = np.sqrt(np.maximum(by_stimulus.agreement, 0))
-    ceiling = {"stimuli": len(groups), "repeats": float(np.mean([len(rows) for rows in groups]))}
+    n_repeats = [len(rows) for rows in groups]
+    ceiling = {"stimuli": len(groups), "repeats": float(np.mean(n_repeats))}
     for name in ("agreement", "others", "ceiling", "single", "averaged"):
         ceiling[name] = bootstrap_interval(by_stimulus[name].to_numpy(), seed).to_dict()
     return ceiling
 
 # %% ../nbs/655_ceilings.ipynb #e6f728d6
 def intraclass_correlation(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """One-way intraclass correlation (V,) of values (N,V) whose rows belong to groups (N,)."""
+    """One-way intraclass correlation: the share of variance that lies between groups.
+
+    Parameters
+    ----------
+    values : (N,V)
+    groups : (N,) group of each row; two groups or more, and more rows than groups
+
+    Returns
+    -------
+    (V,) at most 1; 0 or below where groups do not differ, 0 where a column is constant
+    """
     _, group_index, counts = np.unique(groups, return_inverse=True, return_counts=True)
     n, n_groups = len(values), len(counts)
     means = np.stack([values[group_index == i].mean(0) for i in range(n_groups)])
-    between = (counts[:, None] * (means - values.mean(0)) ** 2).sum(0) / (n_groups - 1)
-    within = ((values - means[group_index]) ** 2).sum(0) / (n - n_groups)
-    group_size = (n - (counts**2).sum() / n) / (
-        n_groups - 1
-    )  # rows per group; corrected where they differ
-    total = np.where(learn_scaling(values).varies, between + (group_size - 1) * within, np.inf)
+    deviation_of_means = means - values.mean(0)
+    deviation_in_group = values - means[group_index]
+    between = (counts[:, None] * deviation_of_means**2).sum(0) / (n_groups - 1)
+    within = (deviation_in_group**2).sum(0) / (n - n_groups)
+    # rows per group, corrected where groups differ in size
+    group_size = (n - (counts**2).sum() / n) / (n_groups - 1)
+    varies = learn_scaling(values).varies
+    total = np.where(varies, between + (group_size - 1) * within, np.inf)
     return (between - within) / total
 
 # %% ../nbs/655_ceilings.ipynb #c7ea109e
 def voxel_reliability(data: BrainDataset) -> dict[str, float] | str:
-    """Intraclass correlation of voxels over repeats of a stimulus, as quantiles over voxels."""
+    """Intraclass correlation of voxels over repeats of a stimulus.
+
+    Parameters
+    ----------
+    data : holds images, which tell the stimuli apart
+
+    Returns
+    -------
+    its quantiles over voxels (`50%`, `90%`, `99%`); NO_REPEATS where fewer than two stimuli have repeats
+    """
     groups = repeated_stimuli(data.images)
     if len(groups) < 2:
         return NO_REPEATS
     rows = np.sort(np.concatenate(groups))
-    icc = intraclass_correlation(data.fmri[rows].astype(float), stimulus_ids(data.images)[rows])
+    stimuli = stimulus_ids(data.images)
+    icc = intraclass_correlation(data.fmri[rows].astype(float), stimuli[rows])
     return {f"{q:.0%}": float(np.quantile(icc, q)) for q in (0.5, 0.9, 0.99)}
 
 # %% ../nbs/655_ceilings.ipynb #fe15eb01
 def score_ceiling(name: str, data: BrainDataset, config: CheckConfig) -> dict:
-    """What the best possible reconstructions of a model would score on the first fold: headline metrics."""
+    """What the best possible reconstructions of a model would score on the first fold.
+
+    Parameters
+    ----------
+    name : a model that has a ceiling, or an entry of one
+    data : rows with their images
+    config : folds, preset, seed, and what else the model is told
+
+    Returns
+    -------
+    `what` the ceiling is, the number of test `rows`, and the mean of each headline metric except those of
+    ranks
+    """
     split = config.folds(data)[0]
     irrelevant = getattr(get_model_spec(name).estimator, "irrelevant_to_ceiling", {})
     options = FitOptions(outside=outside_of(name, config.outside))

@@ -21,12 +21,20 @@ YES, NO = ("yes", "true", "1"), ("no", "false", "0")
 
 # %% ../nbs/127_data_spec.ipynb #5bf804d1
 def parse_switch(name: str, word: str) -> bool:
-    """yes or no, also as true, false, 1 or 0; a `DataError` for another word.
+    """The value of an option that is either on or off.
 
     Parameters
     ----------
-    name : of the option, for messages
-    word : what stands behind it
+    name : of the option, for the message
+    word : yes or no, also true, false, 1 or 0, in upper or lower case
+
+    Returns
+    -------
+    True for yes
+
+    Raises
+    ------
+    DataError : another word
     """
     if word.lower() not in (*YES, *NO):
         raise DataError(f"{name}={word}: say yes or no")
@@ -78,17 +86,31 @@ def write_spec(name: str, reading: Reading) -> str:
     """
     given = {}
     if reading.keys:
-        given["keys"] = ",".join(f"{ours}={theirs}" for ours, theirs in reading.keys.items())
+        pairs = [f"{ours}={theirs}" for ours, theirs in reading.keys.items()]
+        given["keys"] = ",".join(pairs)
     if reading.order:
         given["order"] = reading.order
     given |= {switch: "yes" for switch in SWITCHES if getattr(reading, switch)}
-    return f"{name}?{urlencode(given, safe='=,')}" if given else name
+    if not given:
+        return name
+    query = urlencode(given, safe="=,")
+    return f"{name}?{query}"
 
 # %% ../nbs/127_data_spec.ipynb #a280d700
 def resolve_spec(spec: str) -> str:
     """The same specification with the whole path of its file, to be read from another folder.
 
-    A name of a data set stays as it is.
+    Parameters
+    ----------
+    spec : a name of a data set or a path, perhaps with options behind a question mark
+
+    Returns
+    -------
+    the whole path with the same options; a name that is no path stays as it is
+
+    Raises
+    ------
+    DataError : an option is unknown, or its value is not readable
     """
     name, reading = parse_spec(spec)
     path = Path(name).expanduser()

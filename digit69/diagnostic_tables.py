@@ -29,13 +29,23 @@ def run_document(folder: str | Path, name: str) -> dict | None:
 
 # %% ../nbs/706_diagnostic_tables.ipynb #dc02e452
 def describe_settings(settings: dict) -> str:
-    "Settings of the lighter variant that was examined in place of a slow model."
+    """Settings of the lighter variant that was examined in place of a slow model.
+
+    Parameters
+    ----------
+    settings : hyper-parameter -> value, or a list of values; empty: the model itself was examined
+
+    Returns
+    -------
+    a few words for a cell of a table
+    """
     if not settings:
         return "as above"
-    values = {
-        key: " ".join(map(str, v)) if isinstance(v, list) else v for key, v in settings.items()
-    }
-    return "light: " + ", ".join(f"{key} {value}" for key, value in values.items())
+    words = []
+    for key, value in settings.items():
+        shown = " ".join(map(str, value)) if isinstance(value, list) else value
+        words.append(f"{key} {shown}")
+    return f"light: {', '.join(words)}"
 
 # %% ../nbs/706_diagnostic_tables.ipynb #35fb9416
 def p_cells(scores: dict) -> dict[str, str]:
@@ -45,7 +55,16 @@ def p_cells(scores: dict) -> dict[str, str]:
 
 # %% ../nbs/706_diagnostic_tables.ipynb #ab9767ec
 def null_table(null: dict) -> pd.DataFrame:
-    "null.json: how each model was examined, and p of every metric."
+    """How each model fared against models that learnt from shuffled voxels.
+
+    Parameters
+    ----------
+    null : contents of null.json
+
+    Returns
+    -------
+    one row a model: permutations, rows, settings, and p of every metric that was examined
+    """
     rows = {}
     for name, entry in null["models"].items():
         examined = {"permutations": entry["permutations"], "rows": entry["rows"]}
@@ -83,7 +102,16 @@ def _extrapolation_cells(curve: dict) -> dict[str, str]:
 
 # %% ../nbs/706_diagnostic_tables.ipynb #f6f795ea
 def learning_table(curves: dict) -> pd.DataFrame:
-    "learning_curve.json: PCC expected of each model with more training rows."
+    """PCC expected of each model with more training rows.
+
+    Parameters
+    ----------
+    curves : contents of learning_curve.json
+
+    Returns
+    -------
+    one row a model, one column for each number of rows, the last without limit; cells with 95 % intervals
+    """
     rows = {
         name: _extrapolation_cells(scores["pcc"]) for name, scores in curves["models"].items()
     }
@@ -91,7 +119,16 @@ def learning_table(curves: dict) -> pd.DataFrame:
 
 # %% ../nbs/706_diagnostic_tables.ipynb #f816ca0a
 def memory_table(run: Run) -> pd.DataFrame:
-    "Distance of reconstructions to target and nearest training image, and the memorization index."
+    """Distance of reconstructions to target and nearest training image, and the memorization index.
+
+    Parameters
+    ----------
+    run : whose stimuli are known
+
+    Returns
+    -------
+    one row a model; mean squared errors of pixels in [0,1]
+    """
     nearest = run.table.groupby("model", sort=False).nearest_train_mse.mean()
     rows = {}
     for name, index in memorization_index(run.table).items():
@@ -118,13 +155,31 @@ def _behavior_cells(rigour: dict, name: str) -> dict[str, str]:
 
 # %% ../nbs/706_diagnostic_tables.ipynb #2c13fe64
 def behavior_table(rigour: dict) -> pd.DataFrame:
-    "rigour.json: memorization, effective dimensions, variance of the outputs, and the ceiling."
+    """Memorization, effective dimensions, variance of the outputs, and the ceiling of each model.
+
+    Parameters
+    ----------
+    rigour : contents of rigour.json
+
+    Returns
+    -------
+    one row a model, cells as text
+    """
     rows = {name: _behavior_cells(rigour, name) for name in rigour["memorisation"]}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 # %% ../nbs/706_diagnostic_tables.ipynb #23c9043b
 def noise_ceiling_table(ceilings: dict) -> pd.DataFrame:
-    "rigour.json: what repeats of a stimulus say about the best possible PCC."
+    """What repeats of a stimulus say about the best possible PCC.
+
+    Parameters
+    ----------
+    ceilings : model -> `noise_ceiling` of its reconstructions, as in rigour.json
+
+    Returns
+    -------
+    one row a model: PCC of single trials, the ceiling, PCC of averaged repeats, and the number of stimuli
+    """
     titles = {"single": "single trial, PCC", "ceiling": "ceiling", "averaged": "repeats averaged"}
     rows = {}
     for name, ceiling in ceilings.items():
@@ -139,12 +194,12 @@ def model_ceiling_rows(name: str, ceiling: dict) -> dict[tuple[str, str], dict[s
     titles = {"measured": "measured", "ceiling": ceiling["what"], "gap": "difference"}
     rows = {}
     for key, title in titles.items():
-        rows[name, title] = {
-            metric.label: format_interval(
-                ceiling[metric.name][key], metric.decimals, signed=key == "gap"
-            )
-            for metric in examined
-        }
+        signed = key == "gap"
+        cells = {}
+        for metric in examined:
+            interval = ceiling[metric.name][key]
+            cells[metric.label] = format_interval(interval, metric.decimals, signed)
+        rows[name, title] = cells
     return rows
 
 # %% ../nbs/706_diagnostic_tables.ipynb #107e09ea
@@ -168,7 +223,16 @@ def describe_model_ceilings(ceilings: dict) -> str:
 
 # %% ../nbs/706_diagnostic_tables.ipynb #2287b87b
 def importance_table(carriers: dict) -> pd.DataFrame:
-    "rigour.json: how stable the importance of voxels is, and how few of them hold half of it."
+    """How stable the importance of voxels is, and how few of them hold half of it.
+
+    Parameters
+    ----------
+    carriers : what `voxel_importance` found, as in rigour.json
+
+    Returns
+    -------
+    one row a model, cells as text
+    """
     rows = {}
     for name, model in carriers["models"].items():
         rows[name] = {

@@ -50,19 +50,18 @@ def parse_keys(text: str | None) -> dict[str, str]:
         ours, equals, theirs = (piece.strip() for piece in word.partition("="))
         known = (*KEYS, *GROUP_KEYS)
         if not equals or not theirs or ours not in known:
-            raise DataError(
-                f"--keys {word}: write OURS=THEIRS, where OURS is one of {', '.join(known[:8])}"
-            )
+            choice = ", ".join(known[:8])
+            raise DataError(f"--keys {word}: write OURS=THEIRS, where OURS is one of {choice}")
         mapping[ours] = theirs
     return mapping
 
 # %% ../nbs/119_file_keys.ipynb #cf0468a5
 @dataclass(frozen=True)
 class FoundKeys:
-    """Our names -> names in a file, and the names in it that nothing is known of."""
+    """Where a file holds what we look for, and what else it holds."""
 
-    names: dict[str, str]
-    ignored: tuple[str, ...]
+    names: dict[str, str]  # our name -> name in the file
+    ignored: tuple[str, ...]  # names in the file that nothing is known of
 
 # %% ../nbs/119_file_keys.ipynb #611caea4
 def find_keys(file: ArrayFile, mapping: dict[str, str]) -> FoundKeys:
@@ -114,9 +113,8 @@ def check_keys(file: ArrayFile, found: FoundKeys, needed: tuple[str, ...]) -> No
     """
     missing = [key for key in needed if key not in found.names]
     if missing:
-        named = (
-            f"name them with --keys {missing[0]}=NAME" if file.shapes else "is it the right file?"
-        )
-        raise DataError(
-            f"{file.path} lacks {', '.join(missing)}; it holds {file.describe()}: {named}"
-        )
+        way_out = "is it the right file?"
+        if file.shapes:
+            way_out = f"name them with --keys {missing[0]}=NAME"
+        lacks = f"{file.path} lacks {', '.join(missing)}"
+        raise DataError(f"{lacks}; it holds {file.describe()}: {way_out}")

@@ -16,18 +16,29 @@ from .core import DataError
 # %% ../nbs/117_grey_levels.ipynb #676eec98
 @dataclass(frozen=True)
 class GreyLevels:
-    """Which numbers of a part mean black and white; `inverted`: it shows dark figures on a bright ground."""
+    """Which numbers of a part mean black and white.
 
-    black: float
-    white: float
-    inverted: bool = False
+    `scale` brings pictures in these numbers to [0,1], bright on dark; `describe` says the decision in words.
+    """
+
+    black: float  # grey level of the file
+    white: float  # grey level of the file, above black
+    inverted: bool = False  # dark figures on a bright ground
 
     def scale(self, pictures: np.ndarray) -> np.ndarray:
-        """Pictures in grey levels of the file -> float32 in [0,1], bright on dark."""
-        scaled = (pictures.astype(np.float32) - np.float32(self.black)) / np.float32(
-            self.white - self.black
-        )
-        scaled = scaled.clip(0, 1)
+        """Pictures in grey levels of the file -> float32 in [0,1], bright on dark.
+
+        Parameters
+        ----------
+        pictures : of any shape; values beyond black and white are cut off there
+
+        Returns
+        -------
+        the same shape; 0 is the ground and 1 the figure
+        """
+        above_black = pictures.astype(np.float32) - np.float32(self.black)
+        span = np.float32(self.white - self.black)
+        scaled = (above_black / span).clip(0, 1)
         return 1 - scaled if self.inverted else scaled
 
     def describe(self) -> str:
@@ -83,7 +94,9 @@ def unit_of(largest: float) -> float | None:
     a key of `UNITS`, or None
     """
     for white, above in UNITS.items():
-        if above < largest <= white * (1 + ROUNDING) or (white == 1 and largest == 0):
+        is_black = white == 1 and largest == 0
+        most = white * (1 + ROUNDING)
+        if is_black or above < largest <= most:
             return float(white)
     return None
 
@@ -111,7 +124,8 @@ def find_range(pictures: np.ndarray, key: str) -> tuple[float, float]:
     advice = "bring its pictures to 0..1 or 0..255"
     n_hot, largest_other = hot_pixels(pictures)
     if n_hot:
-        bright = f"{n_hot} pixel{'s' if n_hot > 1 else ''} up to {high:g}"
+        plural = "s" if n_hot > 1 else ""
+        bright = f"{n_hot} pixel{plural} up to {high:g}"
         row = int(np.unravel_index(pictures.argmax(), pictures.shape)[0])
         raise DataError(
             f"{key} has {bright} (row {row}) where all others are at most {largest_other:g}: "
@@ -147,19 +161,25 @@ def is_dark_on_bright(scaled: np.ndarray) -> bool:
     edges = np.concatenate([top, bottom, left, right], axis=1)
     has_bright_margin = np.median(edges, axis=1) > 0.75
     brightness = scaled.mean((1, 2))
-    return bool(has_bright_margin.mean() > 0.9 and np.median(brightness) > 0.5)
+    most_have_margin = has_bright_margin.mean() > 0.9
+    is_bright = np.median(brightness) > 0.5
+    return bool(most_have_margin and is_bright)
 
 # %% ../nbs/117_grey_levels.ipynb #8159d3ff
 NEARLY_BLACK = 0.05  # a part whose brightest pixels reach no more holds nothing to see
 
 # %% ../nbs/117_grey_levels.ipynb #d3bf25a7
 def decide_grey_levels(pictures: np.ndarray, key: str) -> GreyLevels:
-    """Which numbers mean black and white in the pictures (N,H,W) of a part; a `DataError` if unclear.
+    """Which numbers mean black and white in the pictures (N,H,W) of a part, and whether it is inverted.
 
     Parameters
     ----------
     pictures : (N,H,W) of one part, as the file holds them
     key : name in the file, for messages
+
+    Returns
+    -------
+    the grey levels of this part alone; other parts may show others
 
     Raises
     ------
@@ -195,7 +215,9 @@ def has_unit(pictures: np.ndarray, levels: GreyLevels, brightness: float) -> boo
     """
     low, high = pictures.min(), pictures.max()
     margin = ROUNDING * (levels.white - levels.black)
-    if low < levels.black - margin or high > levels.white + margin:
+    is_darker = low < levels.black - margin
+    is_brighter = high > levels.white + margin
+    if is_darker or is_brighter:
         return False
     mean = levels.scale(pictures).mean()
     return bool(brightness / ALIKE <= mean <= ALIKE * brightness)

@@ -29,7 +29,10 @@ def is_one_hot(values: np.ndarray, n_rows: int) -> bool:
         return False
     if values.dtype.kind not in "buif":
         return False
-    return bool(np.isin(values, (0, 1)).all() and (values.sum(1) == 1).all())
+    if not np.isin(values, (0, 1)).all():
+        return False
+    ones = values.sum(1)
+    return bool((ones == 1).all())
 
 # %% ../nbs/116_labels.ipynb #4490d73e
 def is_column(values: np.ndarray, n_rows: int) -> bool:
@@ -44,13 +47,17 @@ def is_column(values: np.ndarray, n_rows: int) -> bool:
 
 # %% ../nbs/116_labels.ipynb #bb16a136
 def check_column(values: np.ndarray, n_rows: int, key: str) -> np.ndarray:
-    """Values (N,), one for each row; a `DataError` names the key and what is wrong.
+    """Values that are one a row, checked.
 
     Parameters
     ----------
     values : numbers or words, (N,), (N,1) or (1,N)
     n_rows : N, rows of voxels
     key : name in the file, for messages
+
+    Returns
+    -------
+    (N,) of the same type
 
     Raises
     ------
@@ -62,15 +69,17 @@ def check_column(values: np.ndarray, n_rows: int, key: str) -> np.ndarray:
             f"{key} has shape {values.shape}; it must hold one value for each of {n_rows} rows"
         )
     column = values.reshape(n_rows)
-    if column.dtype.kind == "f" and not np.isfinite(column).all():
-        row = int(np.flatnonzero(~np.isfinite(column))[0])
-        n_bad = int((~np.isfinite(column)).sum())
+    if column.dtype.kind != "f":
+        return column
+    unknown = np.flatnonzero(~np.isfinite(column))
+    if len(unknown):
         raise DataError(
-            f"{key} has no number in {n_bad} of {n_rows} rows (first in row {row}): "
+            f"{key} has no number in {len(unknown)} of {n_rows} rows (first in row {unknown[0]}): "
             f"give every row a value, or leave {key} out"
         )
-    if column.dtype.kind == "f" and not np.array_equal(column, np.round(column)):
-        row = int(np.flatnonzero(column != np.round(column))[0])
+    broken = np.flatnonzero(column != np.round(column))
+    if len(broken):
+        row = broken[0]
         raise DataError(f"{key} must be whole numbers or words; row {row} is {column[row]:g}")
     return column
 
@@ -155,6 +164,10 @@ def read_labels(
     Returns
     -------
     key -> (N,) int64; remarks on what they were taken for
+
+    Raises
+    ------
+    DataError : values neither one a row nor one-hot, not whole, or not finite
     """
     one_hot = [key for key, values in parts.items() if is_one_hot(values, n_rows[key])]
     columns, remarks = {}, []
@@ -170,16 +183,21 @@ def read_labels(
     for key in one_hot:
         columns[key] = one_hot_to_numbers(parts[key], others)
         remarks.append(f"{key}: one-hot rows, read as classes {columns[key].min()} and on")
-    return {key: column.astype(np.int64) for key, column in columns.items()}, remarks
+    whole = {key: column.astype(np.int64) for key, column in columns.items()}
+    return whole, remarks
 
 # %% ../nbs/116_labels.ipynb #750f1eaa
 def count_contradictory_stimuli(images: np.ndarray, labels: np.ndarray) -> int:
-    """How many stimuli (N,28,28) carry more than one label (N,): 0 if the labels can be classes.
+    """How many stimuli carry more than one label.
 
     Parameters
     ----------
     images : (N,28,28) in [0,1]
     labels : (N,) whole numbers
+
+    Returns
+    -------
+    a count of stimuli; 0 if the labels can be classes
     """
     ids = stimulus_ids(images)
     contradictory = 0
@@ -201,8 +219,10 @@ def come_in_blocks(labels: np.ndarray) -> bool:
     True where runs of equal labels are as many as there are labels
     """
     n_labels = len(np.unique(labels))
-    n_blocks = 1 + int((np.diff(labels) != 0).sum())
-    return n_labels >= 3 and n_blocks == n_labels and len(labels) >= 2 * n_labels
+    changes = np.diff(labels) != 0
+    n_blocks = 1 + int(changes.sum())
+    one_block_each = n_blocks == n_labels
+    return n_labels >= 3 and one_block_each and len(labels) >= 2 * n_labels
 
 # %% ../nbs/116_labels.ipynb #dfb45c59
 def label_agreement(images: np.ndarray, labels: np.ndarray) -> float:
@@ -278,11 +298,13 @@ def combine_groups(
             values = check_column(parts[part], n_rows[part], f"{word}{part}")
             names.append(np.char.add(f"{word} ", values.astype(str)))
         columns[part] = names
-    joined = {
-        part: np.array([", ".join(row) for row in zip(*names)]) for part, names in columns.items()
-    }
+    joined = {}
+    for part, names in columns.items():
+        joined[part] = np.array([", ".join(row) for row in zip(*names)])
     levels = np.unique(np.concatenate(list(joined.values())))
     numbers = {part: np.searchsorted(levels, names) for part, names in joined.items()}
     unused = [word for word in fields if word not in used]
-    left_out = f"; {' and '.join(unused)} not used, since a part has none" if unused else ""
-    return numbers, f"{len(levels)} groups of rows by {' and '.join(used)}{left_out}"
+    remark = f"{len(levels)} groups of rows by {' and '.join(used)}"
+    if unused:
+        remark += f"; {' and '.join(unused)} not used, since a part has none"
+    return numbers, remark

@@ -37,19 +37,31 @@ def interleave_classes(classes: np.ndarray) -> np.ndarray:
     rank = np.empty(len(classes))
     for label in np.unique(classes):
         in_class = classes == label
-        rank[in_class] = (np.arange(in_class.sum()) + 0.5) / in_class.sum()
+        size = in_class.sum()
+        rank[in_class] = (np.arange(size) + 0.5) / size
     return np.argsort(rank, kind="stable")
 
 # %% ../nbs/650_learning_curve.ipynb #1353aa21
 def nested_order(train: BrainDataset, random: np.random.Generator) -> np.ndarray:
-    """All rows in a random order, balanced by class from the start; repeats of a stimulus stay together."""
+    """All rows in a random order, balanced by class from the start; repeats of a stimulus stay together.
+
+    Parameters
+    ----------
+    train : holds images; without labels the order is random alone
+    random : drawn from once
+
+    Returns
+    -------
+    (N,) indices of rows; growing parts of the train set are their beginnings
+    """
     stimuli = stimulus_ids(train.images)
     ids, first_row = np.unique(stimuli, return_index=True)
     shuffled = random.permutation(len(ids))
     ids, first_row = ids[shuffled], first_row[shuffled]
     classes = np.zeros(len(ids), int) if train.labels is None else train.labels[first_row]
     ordered = ids[interleave_classes(classes)]
-    return np.concatenate([np.nonzero(stimuli == stimulus)[0] for stimulus in ordered])
+    rows = [np.nonzero(stimuli == stimulus)[0] for stimulus in ordered]
+    return np.concatenate(rows)
 
 # %% ../nbs/650_learning_curve.ipynb #45d1cd34
 def score_train_fractions(
@@ -93,7 +105,18 @@ class PowerLaw:
 def fit_lines(
     x: np.ndarray, y: np.ndarray, top: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Least squares y = a + b x for curves (B,S), with b >= 0 and a <= top: a, b and squared error (B,)."""
+    """Least squares lines y = a + b x with b >= 0 and a <= top.
+
+    Parameters
+    ----------
+    x : (S,)
+    y : (B,S) one curve a row
+    top : infinite: no such limit
+
+    Returns
+    -------
+    a, b and the summed squared error, each (B,)
+    """
     centered = x - x.mean()
     b = np.maximum((y @ centered) / (centered @ centered), 0)
     a = y.mean(1) - b * x.mean()
@@ -101,7 +124,8 @@ def fit_lines(
         through_top = ((y - top) @ x) / (x @ x)
         b = np.where(a > top, through_top, b)
         a = np.minimum(a, top)
-    error = ((a[:, None] + b[:, None] * x - y) ** 2).sum(1)
+    lines = a[:, None] + b[:, None] * x
+    error = ((lines - y) ** 2).sum(1)
     return a, b, error
 
 # %% ../nbs/650_learning_curve.ipynb #dc6df6e3
@@ -129,14 +153,27 @@ def best_score(metric: str, values: np.ndarray) -> float:
 def resample_curves(
     values: np.ndarray, groups: np.ndarray, n_resamples: int, seed: int
 ) -> np.ndarray:
-    """Mean curves (1+B,S) of values (S,N): as measured, then with whole groups (N,) drawn anew B times."""
+    """Mean curves as measured, and with whole groups of images drawn anew.
+
+    Parameters
+    ----------
+    values : (S,N) scores of N images at S sizes
+    groups : (N,) stimulus of each image
+    n_resamples : B
+    seed : of the draws
+
+    Returns
+    -------
+    (1+B,S), as measured first
+    """
     _, group_index = np.unique(groups, return_inverse=True)
     counts = np.bincount(group_index)
     sums = np.stack([np.bincount(group_index, row) for row in values])
     random = rng(seed, "learning curve")
     drawn = random.integers(0, len(counts), (n_resamples, len(counts)))
     resampled = sums[:, drawn].sum(2) / counts[drawn].sum(1)
-    return np.concatenate([values.mean(1)[None], resampled.T])
+    measured = values.mean(1)
+    return np.concatenate([measured[None], resampled.T])
 
 # %% ../nbs/650_learning_curve.ipynb #24ec0fdc
 def summarize_resamples(values: np.ndarray) -> dict[str, float]:
@@ -176,7 +213,18 @@ def extrapolate(
 
 # %% ../nbs/650_learning_curve.ipynb #6f36b220
 def average_over_repeats(parts: list[dict], metric: str, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (S,m) of the m rows of n that were tested, averaged over repeats, and which rows these are."""
+    """Scores of rows averaged over the repeats in which they were tested.
+
+    Parameters
+    ----------
+    parts : as `score_train_fractions` returns them, for all folds and repeats
+    metric : its name
+    n : number of rows of the data
+
+    Returns
+    -------
+    scores (S,m) of the m rows that were tested; which rows these are (m,)
+    """
     sums = np.zeros((len(TRAIN_FRACTIONS), n))
     counts = np.zeros(n)
     for part in parts:
@@ -248,9 +296,8 @@ def learning_curve(
         "seed": seed,
         "protocol": f"{n_splits} folds of {config.protocol}",
     }
-    return read_json(
-        write_json(out / "learning_curve.json", {**head, "how": notes, "models": curves})
-    )
+    result = {**head, "how": notes, "models": curves}
+    return read_json(write_json(out / "learning_curve.json", result))
 
 # %% ../nbs/650_learning_curve.ipynb #21073a05
 def _error_bars(intervals: list[dict]) -> np.ndarray:
@@ -262,12 +309,15 @@ def _error_bars(intervals: list[dict]) -> np.ndarray:
 # %% ../nbs/650_learning_curve.ipynb #ace46213
 def _draw_law(ax: Axes, curve: dict, sign: float, color: str) -> None:
     """The fitted law: a line where it was measured, dotted beyond."""
-    law, last_size = curve["law"], curve["sizes"][-1]
-    n = np.geomspace(curve["sizes"][0], curve["extrapolated"][-1]["rows"], 60)
+    law = curve["law"]
+    smallest = curve["sizes"][0]
+    last_measured = curve["sizes"][-1]
+    largest = curve["extrapolated"][-1]["rows"]
+    n = np.geomspace(smallest, largest, 60)
     score = law["a"] - sign * law["b"] * n ** -law["c"]
-    measured = n <= last_size
-    ax.plot(n[measured], score[measured], color=color, lw=1.2)
-    ax.plot(n[~measured], score[~measured], color=color, lw=1.2, ls=":")
+    inside = n <= last_measured
+    ax.plot(n[inside], score[inside], color=color, lw=1.2)
+    ax.plot(n[~inside], score[~inside], color=color, lw=1.2, ls=":")
 
 # %% ../nbs/650_learning_curve.ipynb #a0c6bc0f
 def _draw_points(ax: Axes, curve: dict, shift: float, color: str, label: str) -> None:

@@ -23,7 +23,7 @@ ORDER_WORDS = {"F": "columns", "C": "rows", "column": "columns", "row": "rows"} 
 
 # %% ../nbs/115_pictures.ipynb #773a5ad7
 def check_order(order: str, who: str) -> str:
-    """One of `ORDERS`, also from other spellings (F, C, column, row); a `DataError` for another word.
+    """One of `ORDERS`, also from other spellings (F, C, column, row).
 
     Parameters
     ----------
@@ -33,6 +33,10 @@ def check_order(order: str, who: str) -> str:
     Returns
     -------
     columns or rows
+
+    Raises
+    ------
+    DataError : another word
     """
     word = ORDER_WORDS.get(str(order), str(order))
     if word not in ORDERS:
@@ -43,7 +47,7 @@ def check_order(order: str, who: str) -> str:
 
 # %% ../nbs/115_pictures.ipynb #13fe0b0a
 def unfold(flat: np.ndarray, order: str, key: str) -> np.ndarray:
-    """Flat pictures (N,H*H) -> (N,H,H) upright; a `DataError` where the pixels make no square.
+    """Flat pictures (N,H*H) -> (N,H,H) upright.
 
     Parameters
     ----------
@@ -54,11 +58,16 @@ def unfold(flat: np.ndarray, order: str, key: str) -> np.ndarray:
     Returns
     -------
     (N,H,H), H the root of P
+
+    Raises
+    ------
+    DataError : P is no square number
     """
-    side = math.isqrt(flat.shape[1])
-    if side * side != flat.shape[1]:
+    n_pixels = flat.shape[1]
+    side = math.isqrt(n_pixels)
+    if side * side != n_pixels:
         raise DataError(
-            f"{key} has shape {flat.shape}: {flat.shape[1]} pixels make no square picture; "
+            f"{key} has shape {flat.shape}: {n_pixels} pixels make no square picture; "
             "store it as (rows, height, width)"
         )
     square = flat.reshape(-1, side, side)
@@ -73,6 +82,10 @@ def pictures_first(array: np.ndarray, n_rows: int, key: str) -> np.ndarray:
     array : pictures with two to four axes
     n_rows : rows of voxels that belong to them
     key : name in the file, for messages
+
+    Returns
+    -------
+    (N,...) with N rows
 
     Raises
     ------
@@ -125,7 +138,9 @@ def channels_to_grey(pictures: np.ndarray, key: str) -> np.ndarray:
     if channels.shape[1] == 1:
         return channels[:, 0]
     grey = np.tensordot(channels[:, :3], np.float32(LUMINANCE), axes=(1, 0))
-    return grey.round().astype(channels.dtype) if channels.dtype.kind in "ui" else grey
+    if channels.dtype.kind in "ui":
+        return grey.round().astype(channels.dtype)
+    return grey
 
 # %% ../nbs/115_pictures.ipynb #31478bdb
 def to_stack(
@@ -143,6 +158,10 @@ def to_stack(
     Returns
     -------
     (N,H,W) upright, in the grey levels of the file; remarks
+
+    Raises
+    ------
+    DataError : the shape is none of these, or flat pictures make no square
     """
     pictures = pictures_first(array, n_rows, key)
     if pictures.ndim == 3 and 1 in pictures.shape[1:]:
@@ -175,7 +194,8 @@ def square_width(pictures: np.ndarray) -> int:
         if side % width:
             continue
         corners = pictures[:, ::width, ::width]
-        if np.array_equal(corners.repeat(width, 1).repeat(width, 2), pictures):
+        enlarged = corners.repeat(width, 1).repeat(width, 2)
+        if np.array_equal(enlarged, pictures):
             return width
     return 1
 
@@ -193,9 +213,11 @@ def with_margin(pictures: np.ndarray) -> np.ndarray:
     """
     height, width = pictures.shape[1:]
     side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    margins = ((0, 0), (top, side - height - top), (left, side - width - left))
-    return np.pad(pictures, margins)
+    top = (side - height) // 2
+    left = (side - width) // 2
+    bottom = side - height - top
+    right = side - width - left
+    return np.pad(pictures, ((0, 0), (top, bottom), (left, right)))
 
 # %% ../nbs/115_pictures.ipynb #0eb35d8f
 def nearest_pixels(pictures: np.ndarray, size: int) -> np.ndarray:
@@ -217,7 +239,20 @@ def nearest_pixels(pictures: np.ndarray, size: int) -> np.ndarray:
 
 # %% ../nbs/115_pictures.ipynb #54bfa16b
 def resize_pictures(pictures: np.ndarray, size: int = IMAGE_SIZE) -> np.ndarray:
-    """Pictures (N,H,W) in [0,1] -> (N,size,size) float32, as described above."""
+    """Pictures of any shape as squares of one size.
+
+    Pixels that were drawn as larger squares become single pixels again. Then smaller pictures are enlarged by
+    repeating pixels, and larger ones are averaged over areas.
+
+    Parameters
+    ----------
+    pictures : (N,H,W) in [0,1], bright on dark
+    size : width of the result in pixels
+
+    Returns
+    -------
+    (N,size,size) float32 in [0,1]
+    """
     from skimage.transform import resize_local_mean
 
     squares = with_margin(pictures)
@@ -226,7 +261,8 @@ def resize_pictures(pictures: np.ndarray, size: int = IMAGE_SIZE) -> np.ndarray:
     if squares.shape[1] <= size:
         return nearest_pixels(squares, size).astype(np.float32)
     shape = (len(squares), size, size)
-    return resize_local_mean(squares, shape, preserve_range=True).astype(np.float32)
+    averaged = resize_local_mean(squares, shape, preserve_range=True)
+    return averaged.astype(np.float32)
 
 # %% ../nbs/115_pictures.ipynb #06efe340
 def describe_resize(shape: tuple[int, int], key: str) -> list[str]:

@@ -24,10 +24,15 @@ def drop_bad_voxels(
     Parameters
     ----------
     arrays : names of a file -> arrays; those called fmri... are (rows, voxels)
+    max_shown : how many of the voxels that are left out the remark names
 
     Returns
     -------
     the same without these voxels; a remark that names them
+
+    Raises
+    ------
+    DataError : every voxel is bad in some row
     """
     parts = [key for key in arrays if key.startswith("fmri")]
     bad = np.unique(np.concatenate([bad_voxels(arrays[key]) for key in parts]))
@@ -37,8 +42,11 @@ def drop_bad_voxels(
     if len(bad) == n_voxels:
         raise DataError("every voxel has a NaN or infinite value in some row: remove such rows")
     kept = {key: np.delete(arrays[key], bad, axis=1) for key in parts}
-    shown = ", ".join(map(str, bad[:max_shown])) + (", ..." if len(bad) > max_shown else "")
-    remark = f"{len(bad)} of {n_voxels} voxels left out for NaN or infinite values ({shown})"
+    shown = ", ".join(map(str, bad[:max_shown]))
+    more = ", ..." if len(bad) > max_shown else ""
+    remark = (
+        f"{len(bad)} of {n_voxels} voxels left out for NaN or infinite values ({shown}{more})"
+    )
     return {**arrays, **kept}, [remark]
 
 # %% ../nbs/114_preparation.ipynb #cace2e75
@@ -112,10 +120,12 @@ def scale_per_group(split: Split) -> tuple[Split, list[str]]:
     joined = np.concatenate(groups)
     check_group_sizes(joined, split.name)
     scaled = scale_rows_per_group(np.concatenate([train.fmri, test.fmri]), joined)
-    parts = np.split(scaled, [train.n])
-    changed = [replace(data, fmri=fmri) for data, fmri in zip((train, test), parts)]
-    remark = f"voxels standardised within each of {len(np.unique(joined))} runs, without labels"
-    return replace(split, train=changed[0], test=changed[1]), [remark]
+    train_fmri, test_fmri = np.split(scaled, [train.n])
+    train = replace(train, fmri=train_fmri)
+    test = replace(test, fmri=test_fmri)
+    n_runs = len(np.unique(joined))
+    remark = f"voxels standardised within each of {n_runs} runs, without labels"
+    return replace(split, train=train, test=test), [remark]
 
 # %% ../nbs/114_preparation.ipynb #ff7db3a1
 def mean_rows(data: BrainDataset) -> BrainDataset:
@@ -203,10 +213,16 @@ def average_repeats(split: Split) -> tuple[Split, list[str]]:
 
     Returns
     -------
-    the same split with fewer rows; what was done and what it gains, in words
+    the same split with fewer rows, or as it was without repeats; what was done and what it gains, in words
+
+    Raises
+    ------
+    DataError : train has no images
     """
     train, test = split.train, split.test
-    if len(np.unique(stimulus_ids(train.require("images", "--average-repeats")))) == train.n:
+    images = train.require("images", "--average-repeats")
+    n_stimuli = len(np.unique(stimulus_ids(images)))
+    if n_stimuli == train.n:
         return split, ["no stimulus was shown twice in train: nothing to average"]
     remarks = [f"train: {describe_gain(train)}"]
     if test.images is None:
@@ -219,13 +235,17 @@ def average_repeats(split: Split) -> tuple[Split, list[str]]:
 # %% ../nbs/114_preparation.ipynb #bf97aeea
 @dataclass(frozen=True)
 class Reading:
-    """How to read a file and prepare its rows, where that is not evident from the file."""
+    """How to read a file and prepare its rows, where that is not evident from the file.
+
+    `keys`, `order` and `drop_bad_voxels` concern reading; `scale_per_group` and `average_repeats` say what is
+    done to the rows before any model sees them.
+    """
 
     keys: dict[str, str] = field(default_factory=dict)  # our name -> name in the file
     order: str | None = None  # of flat pictures: columns or rows; None: as the file says
-    drop_bad_voxels: bool = False
-    scale_per_group: bool = False
-    average_repeats: bool = False
+    drop_bad_voxels: bool = False  # leave out voxels with NaN or infinite values
+    scale_per_group: bool = False  # standardise every voxel within each scanner run
+    average_repeats: bool = False  # one row a stimulus
 
 # %% ../nbs/114_preparation.ipynb #94dfca67
 AS_IT_IS = Reading()
@@ -239,10 +259,14 @@ def prepare_rows(rows: BrainDataset, reading: Reading) -> BrainDataset:
     rows : voxels, with groups to be scaled and with images to be averaged
     reading : what is asked for
 
+    Returns
+    -------
+    voxels in standard deviations where they were scaled; one row a stimulus where repeats were averaged
+
     Raises
     ------
     DataError
-        Groups or images are needed and not known.
+        Groups or images are needed and not known, or a group is too small.
     """
     if reading.scale_per_group:
         groups = rows.require("groups", "--scale-per-group")
@@ -264,6 +288,10 @@ def prepare_split(split: Split, reading: Reading) -> Split:
     Returns
     -------
     the prepared split; its provenance keeps all remarks
+
+    Raises
+    ------
+    DataError : groups or images are needed and not known, or a group is too small
     """
     remarks = []
     if reading.scale_per_group:
@@ -273,4 +301,5 @@ def prepare_split(split: Split, reading: Reading) -> Split:
         split, said = average_repeats(split)
         remarks += said
     known = split.provenance.get("remarks", [])
-    return replace(split, provenance={**split.provenance, "remarks": [*known, *remarks]})
+    provenance = {**split.provenance, "remarks": [*known, *remarks]}
+    return replace(split, provenance=provenance)

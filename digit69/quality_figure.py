@@ -36,7 +36,17 @@ def _legend_above(ax: Axes) -> None:
 
 # %% ../nbs/425_quality_figure.ipynb #95216f9e
 def select_different(images: np.ndarray, max_images: int) -> np.ndarray:
-    """Up to `max_images` different images (N,28,28), evenly over the rows."""
+    """Some images, no two of the same stimulus, evenly over the rows.
+
+    Parameters
+    ----------
+    images : (N,28,28) in [0,1]
+    max_images : n at most
+
+    Returns
+    -------
+    (n,28,28) in the order of the rows; fewer where there are fewer stimuli
+    """
     _, first = np.unique(stimulus_ids(images), return_index=True)
     first = np.sort(first)
     positions = np.linspace(0, len(first) - 1, max_images).astype(int)
@@ -44,13 +54,26 @@ def select_different(images: np.ndarray, max_images: int) -> np.ndarray:
 
 # %% ../nbs/425_quality_figure.ipynb #55e78268
 def tile_images(images: np.ndarray, columns: int = 12, gap: int = 2) -> np.ndarray:
-    """Images (N,28,28) side by side in lines of `columns`, NaN between them."""
+    """Images side by side as one large image.
+
+    Parameters
+    ----------
+    images : (N,28,28) in [0,1]
+    columns : images in a line
+    gap : pixels between images
+
+    Returns
+    -------
+    (lines * (28+gap), columns * (28+gap)); NaN around images and after the last
+    """
     n_images, size, _ = images.shape
     n_lines = -(-n_images // columns)
     frame = gap // 2
-    framed = np.full((n_lines * columns, size + gap, size + gap), np.nan)
-    framed[:n_images, frame : frame + size, frame : frame + size] = images
-    lines = framed.reshape(n_lines, columns, size + gap, size + gap)
+    framed_size = size + gap
+    inside = slice(frame, frame + size)
+    framed = np.full((n_lines * columns, framed_size, framed_size), np.nan)
+    framed[:n_images, inside, inside] = images
+    lines = framed.reshape(n_lines, columns, framed_size, framed_size)
     return np.concatenate([np.concatenate(line, 1) for line in lines])
 
 # %% ../nbs/425_quality_figure.ipynb #b19dabaa
@@ -62,7 +85,8 @@ def _draw_stimuli(ax: Axes, split: Split, part: str, max_images: int) -> None:
         _write_instead(ax, "the test has no images")
         ax.set_title(f"{title})")
         return
-    ax.imshow(tile_images(select_different(rows.images, max_images)), cmap="gray", vmin=0, vmax=1)
+    shown = select_different(rows.images, max_images)
+    ax.imshow(tile_images(shown), cmap="gray", vmin=0, vmax=1)
     ax.set_axis_off()
     n_different = len(np.unique(stimulus_ids(rows.images)))
     ax.set_title(f"{title}, {n_different} different)")
@@ -71,21 +95,20 @@ def _draw_stimuli(ax: Axes, split: Split, part: str, max_images: int) -> None:
 def _draw_balance(ax: Axes, split: Split) -> None:
     """Rows per class in train and test; per session where there are no classes."""
     key, kind = ("groups", "session") if split.train.labels is None else ("labels", "class")
-    known = {part: getattr(getattr(split, part), key) for part in PART_COLORS}
-    known = {part: values for part, values in known.items() if values is not None}
+    known = {}
+    for part in PART_COLORS:
+        rows = getattr(split, part)
+        values = getattr(rows, key)
+        if values is not None:
+            known[part] = values
     if not known:
         _write_instead(ax, "no class labels")
         return
     kinds = np.unique(np.concatenate(list(known.values())))
     for i, (part, values) in enumerate(known.items()):
         counts = [(values == k).sum() for k in kinds]
-        ax.bar(
-            np.arange(len(kinds)) + 0.38 * (i - 0.5),
-            counts,
-            0.36,
-            color=PART_COLORS[part],
-            label=part,
-        )
+        positions = np.arange(len(kinds)) + 0.38 * (i - 0.5)
+        ax.bar(positions, counts, 0.36, color=PART_COLORS[part], label=part)
     ax.set(title=f"Rows per {kind}", ylabel="rows")
     if len(kinds) <= 15:
         ax.set_xticks(range(len(kinds)), kinds)
@@ -277,7 +300,12 @@ def quality_figure(split: Split, audit: Audit) -> Figure:
 
     Parameters
     ----------
+    split : train and test rows; test images and labels may be missing
     audit : as `audit(split)` returned it
+
+    Returns
+    -------
+    the page, 12 by 12.5 inches
     """
     stats = SplitStatistics(split, audit.seed)
     with house_style():

@@ -23,10 +23,22 @@ from .tables import PLUMBING, SMOKE, format_interval
 
 # %% ../nbs/708_run_summary.ipynb #8b462fa6
 def describe_run(run: Run, rows: str) -> str:
-    "Data, rows, voxels, protocol and checksum of a run, and a warning; `rows` says how they were divided."
+    """Data, rows, voxels, protocol and checksum of a run in one line, and what was warned of.
+
+    Parameters
+    ----------
+    run : finished
+    rows : how they were divided, in words
+
+    Returns
+    -------
+    Markdown; a paragraph of its own for the warning
+    """
     data = run.metrics["data"]
-    voxels, checksum = f"{data['n_voxels']:,} voxels", f"`{data['sha256'][:16]}`"
-    line = f"**{data['name']}**: {rows}, {voxels}. Protocol: {data['protocol']}. Data sha256 {checksum}."
+    voxels = f"{data['n_voxels']:,} voxels"
+    checksum = f"`{data['sha256'][:16]}`"
+    examined = f"Protocol: {data['protocol']}. Data sha256 {checksum}."
+    line = f"**{data['name']}**: {rows}, {voxels}. {examined}"
     warning = run.manifest.get("test_rows", {}).get("warning")
     return f"{line}\n\n**Warning**: {warning}." if warning else line
 
@@ -61,7 +73,17 @@ def how_good(run: Run) -> str:
 
 # %% ../nbs/708_run_summary.ipynb #20293598
 def how_sure(run: Run, differences: dict | None) -> str:
-    "What the intervals are over, and the paired difference of the top model to the reference."
+    """What the intervals are over, and the paired difference of the top model to the reference.
+
+    Parameters
+    ----------
+    run : whose stimuli are known
+    differences : contents of differences.json; None where they were not asked for
+
+    Returns
+    -------
+    a point of the summary in Markdown
+    """
     n_stimuli = len(set(stimulus_ids(run.targets)))
     text = f"**How sure?** Brackets are 95 % bootstrap intervals over {n_stimuli} stimuli of one subject."
     gap = (differences or {"models": {}})["models"].get(top_model(run))
@@ -72,28 +94,63 @@ def how_sure(run: Run, differences: dict | None) -> str:
 
 # %% ../nbs/708_run_summary.ipynb #50a2913d
 def compared_with(run: Run, rigour: dict | None) -> str:
-    "PCC from the simplest baseline to the top model, and the ceiling of that model where it is known."
-    models, top = run.metrics["models"], top_model(run)
-    names = [*(name for name in baseline_models() if name in models and name != top), top]
-    steps = [f"`{name}` {models[name]['pcc']['mean']:.3f}" for name in names]
-    ceiling = (rigour or {"ceilings": {}})["ceilings"].get(top)
+    """PCC from the simplest baseline to the top model, and the ceiling of that model where it is known.
+
+    Parameters
+    ----------
+    run : whose stimuli are known
+    rigour : contents of rigour.json; None where it was not asked for
+
+    Returns
+    -------
+    a point of the summary in Markdown
+    """
+    models = run.metrics["models"]
+    top = top_model(run)
+    baselines = [name for name in baseline_models() if name in models and name != top]
+    steps = []
+    for name in (*baselines, top):
+        score = models[name]["pcc"]["mean"]
+        steps.append(f"`{name}` {score:.3f}")
+    ceilings = rigour["ceilings"] if rigour else {}
+    ceiling = ceilings.get(top)
     if ceiling:
         steps.append(f"its own ceiling {ceiling['pcc']:.3f} ({ceiling['what']})")
     return f"**Compared with what?** PCC: {' → '.join(steps)}."
 
 # %% ../nbs/708_run_summary.ipynb #7fc2300d
 def null_sentence(entry: dict | None) -> str | None:
-    "What a model's entry of null.json says about its PCC; None where it was not asked."
+    """What the test against shuffled voxels says of a model's PCC.
+
+    Parameters
+    ----------
+    entry : of the model in null.json; None where it was not examined
+
+    Returns
+    -------
+    half a sentence; None where there is nothing to say
+    """
     if entry is None or "pcc" not in entry["scores"]:
         return None
-    p, smallest = entry["scores"]["pcc"]["p"], 1 / (1 + entry["permutations"])
+    p = entry["scores"]["pcc"]["p"]
+    n_permutations = entry["permutations"]
+    smallest = 1 / (1 + n_permutations)
     if p <= 1.01 * smallest:
-        return f"of {entry['permutations']} pipelines that learnt from shuffled voxels, none did as well"
+        return f"of {n_permutations} pipelines that learnt from shuffled voxels, none did as well"
     return f"pipelines that learnt from shuffled voxels did as well in {p:.1%} of cases"
 
 # %% ../nbs/708_run_summary.ipynb #6e4f030e
 def exchange_sentence(test: dict | None) -> str | None:
-    "What exchanging reconstructions within a class says of a model; None where it was not asked."
+    """What exchanging reconstructions within a class says of a model.
+
+    Parameters
+    ----------
+    test : of the model in rigour.json; None where it was not asked for
+
+    Returns
+    -------
+    half a sentence; None where there is nothing to say, as without classes
+    """
     if not test or not test["within_class"]:
         return None
     p = test["within_class"]["p"]
@@ -101,7 +158,17 @@ def exchange_sentence(test: dict | None) -> str | None:
 
 # %% ../nbs/708_run_summary.ipynb #bc30b572
 def accident(run: Run, null: dict | None, rigour: dict | None) -> str:
-    "The odds that the top model is good by chance."
+    """The odds that the top model is good by chance.
+
+    Parameters
+    ----------
+    run : finished
+    null, rigour : contents of null.json and rigour.json; None where they were not asked for
+
+    Returns
+    -------
+    a point of the summary in Markdown
+    """
     top = top_model(run)
     entry = (null or {"models": {}})["models"].get(top)
     test = (rigour or {"dealt": {}})["dealt"].get(top)
@@ -132,7 +199,16 @@ def crossval_summary(run: Run) -> str:
 
 # %% ../nbs/708_run_summary.ipynb #708a0002
 def describe_prior(record: dict) -> str:
-    "What a manifest records of the images from outside of one prior, as a sentence or two."
+    """What images from outside a prior holds, and what was taken out of them first.
+
+    Parameters
+    ----------
+    record : of one prior, in the manifest of a run
+
+    Returns
+    -------
+    a sentence or two
+    """
     name = record["name"]
     used = f"{record['n_used']:,} images from outside ({record['source']}; {record['licence']})"
     exact = f"{record['n_exact']} exact and {record['n_near']} near copies"
@@ -191,9 +267,21 @@ def plumbing_banner(run: Run) -> str:
 
 # %% ../nbs/708_run_summary.ipynb #5a3e827c
 def next_steps(run: Run, folder: str) -> list[tuple[str, str]]:
-    "(what to do, the command) for the reader of a run that lies in `folder`."
+    """What the reader of a run may do next.
+
+    Parameters
+    ----------
+    run : finished
+    folder : where the run lies, as the reader is to type it
+
+    Returns
+    -------
+    pairs of what to do and the command
+    """
     spec = run.manifest.get("spec", "auto")
-    models = ",".join(dict.fromkeys(split_entry(name)[0] for name in reversed(best_first(run))))
+    worst_first = reversed(best_first(run))
+    different = dict.fromkeys(split_entry(name)[0] for name in worst_first)
+    models = ",".join(different)
     data = f"--data {spec}"
     return [
         (
@@ -216,9 +304,19 @@ def next_steps(run: Run, folder: str) -> list[tuple[str, str]]:
 
 # %% ../nbs/708_run_summary.ipynb #fbca4dd8
 def activation(start: Path, program: str = "digit69") -> str | None:
-    """The command after which the shell finds the program, from `start`; None where it finds it already.
+    """The command after which the shell finds the program.
 
-    A page says no absolute paths: an environment outside `start` is the reader's own affair."""
+    A page says no absolute paths: an environment outside `start` is the reader's own affair.
+
+    Parameters
+    ----------
+    start : folder that the command is typed in
+    program : its name
+
+    Returns
+    -------
+    the command; None where the shell finds the program already, or the environment lies elsewhere
+    """
     script = Path(sys.prefix) / "bin" / "activate"
     found = shutil.which(program) is not None or not script.is_file()
     inside = script.is_relative_to(start)

@@ -21,20 +21,34 @@ from .tables import entry_protocol
 def own_settings(run: Run, name: str) -> str:
     "The hyper-parameters that an entry of a run was told, as words."
     settings = run.manifest.get("set") or {}
-    own = {
-        key: settings[key] for key in settings if is_setting_of(key.rpartition(".")[0], [name])
-    }
+    own = {}
+    for key, value in settings.items():
+        told, _, _ = key.rpartition(".")
+        if is_setting_of(told, [name]):
+            own[key] = value
     return describe_settings(own).removeprefix("set: ")
 
 # %% ../nbs/723_seed_spread.ipynb #7f6ca2ae
 def describe_outside_images(run: Run, name: str) -> str:
     "How many images from outside an entry of a run learnt from; empty for none."
-    record = (run.manifest.get("prior") or {}).get(split_entry(name)[1])
+    records = run.manifest.get("prior") or {}
+    _, prior = split_entry(name)
+    record = records.get(prior)
     return f"{record['n_used']:,} images" if record else ""
 
 # %% ../nbs/723_seed_spread.ipynb #02b65fb8
 def fit_facts(run: Run, name: str) -> dict[str, str]:
-    "What an entry of a run depends on besides the seed. A baseline knows neither presets nor priors."
+    """What an entry of a run depends on besides the seed. A baseline knows neither presets nor priors.
+
+    Parameters
+    ----------
+    run : finished
+    name : one of its entries
+
+    Returns
+    -------
+    model, data, digest of the data, protocol, preset, prior and settings, each as text
+    """
     identity, data = run.manifest.get("identity", {}), run.metrics["data"]
     is_baseline = name in baseline_models()
     return {
@@ -69,7 +83,16 @@ class SeenBaselines:
 
 # %% ../nbs/723_seed_spread.ipynb #563119c3
 def group_by_fit(runs: list[Run]) -> list[tuple[dict, dict[int, dict]]]:
-    "For each entry that differs by more than a seed: what it depends on, and {seed: its scores}."
+    """Entries of runs that differ by nothing but the seed, together.
+
+    Parameters
+    ----------
+    runs : finished; those without a seed in their manifest are passed over
+
+    Returns
+    -------
+    for each group: what it depends on (`fit_facts`), and seed -> its scores (an entry of metrics.json)
+    """
     groups = []
     for run in runs:
         seed = run.manifest.get("seed")
@@ -84,19 +107,39 @@ def group_by_fit(runs: list[Run]) -> list[tuple[dict, dict[int, dict]]]:
 
 # %% ../nbs/723_seed_spread.ipynb #d0d1814c
 def mean_and_spread(entries: list[dict]) -> dict[str, float]:
-    "Each metric of entries of metrics.json: its mean, and the standard deviation between them (`_sd`)."
+    """Each metric averaged over seeds.
+
+    Parameters
+    ----------
+    entries : of metrics.json, one a seed
+
+    Returns
+    -------
+    metric -> mean; metric with `_sd` -> standard deviation between seeds, NaN for a single one
+    """
     numbers = {}
     for metric in METRICS:
         values = [entry[metric]["mean"] for entry in entries if metric in entry]
         known = [value for value in values if value is not None]
         if known:
+            sd = np.std(known, ddof=1) if len(known) > 1 else np.nan
             numbers[metric] = float(np.mean(known))
-            numbers[f"{metric}_sd"] = float(np.std(known, ddof=1)) if len(known) > 1 else np.nan
+            numbers[f"{metric}_sd"] = float(sd)
     return numbers
 
 # %% ../nbs/723_seed_spread.ipynb #008194d5
 def seed_spread(runs: list[Run]) -> pd.DataFrame:
-    "One row for each entry that differs by more than a seed; empty unless there are several seeds of one."
+    """Scores averaged over the seeds, as a table.
+
+    Parameters
+    ----------
+    runs : finished, of any data and settings
+
+    Returns
+    -------
+    one row for each entry that differs by more than a seed, with the number of `seeds`; empty unless some
+    entry has several seeds
+    """
     groups = group_by_fit(runs)
     if all(len(by_seed) < 2 for _, by_seed in groups):
         return pd.DataFrame()
@@ -109,7 +152,18 @@ def seed_spread(runs: list[Run]) -> pd.DataFrame:
 
 # %% ../nbs/723_seed_spread.ipynb #38c10f27
 def format_spread(mean: float, sd: float, decimals: int) -> str:
-    "A mean with the standard deviation between seeds; empty where nothing was measured."
+    """A mean with the standard deviation between seeds, as text.
+
+    Parameters
+    ----------
+    mean : NaN: nothing was measured
+    sd : NaN: there is a single seed
+    decimals : of both numbers
+
+    Returns
+    -------
+    such as `0.512 ± 0.004`; empty where nothing was measured
+    """
     if np.isnan(mean):
         return ""
     text = f"{mean:.{decimals}f}"

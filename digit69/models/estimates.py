@@ -33,7 +33,16 @@ C2 = 0.03**2  # the same for variances
 
 # %% ../../nbs/570_models.estimates.ipynb #52031643
 def unit_vectors(images: torch.Tensor) -> torch.Tensor:
-    """Images (...,28,28) centred and scaled to length 1, (...,784)."""
+    """Images centred and scaled to length 1, so that products of two are their PCC.
+
+    Parameters
+    ----------
+    images : (...,28,28)
+
+    Returns
+    -------
+    (...,784); 0 for an image without contrast
+    """
     flat = images.flatten(-2)
     return F.normalize(flat - flat.mean(-1, keepdim=True), dim=-1)
 
@@ -45,21 +54,43 @@ class ExpectedSimilarity:
         self.samples = samples
         self.pcc_weight = pcc_weight
         self.mean = box_mean(samples, WINDOW)
-        self.variance = UNBIASED * (box_mean(samples * samples, WINDOW) - self.mean**2)
+        mean_square = box_mean(samples * samples, WINDOW)
+        self.variance = UNBIASED * (mean_square - self.mean**2)
         self.direction = unit_vectors(samples).mean(1)
 
     def ssim(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N,28,28) -> their mean SSIM with the samples, (N,)."""
+        """Mean SSIM of each image with its samples.
+
+        Parameters
+        ----------
+        images : (N,28,28) in [0,1], one for each row of samples
+
+        Returns
+        -------
+        (N,) at most 1
+        """
         mean = box_mean(images, WINDOW)[:, None]
-        variance = UNBIASED * (box_mean(images * images, WINDOW)[:, None] - mean**2)
+        mean_square = box_mean(images * images, WINDOW)[:, None]
+        variance = UNBIASED * (mean_square - mean**2)
         mean_product = box_mean(images[:, None] * self.samples, WINDOW)
         covariance = UNBIASED * (mean_product - mean * self.mean)
         numerator = (2 * mean * self.mean + C1) * (2 * covariance + C2)
-        denominator = (mean**2 + self.mean**2 + C1) * (variance + self.variance + C2)
-        return (numerator / denominator).mean((1, 2, 3))
+        of_means = mean**2 + self.mean**2 + C1
+        of_variances = variance + self.variance + C2
+        similarity = numerator / (of_means * of_variances)
+        return similarity.mean((1, 2, 3))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N,28,28) -> expected similarity, (N,)."""
+        """Expected similarity of each image with its samples, the greater the better.
+
+        Parameters
+        ----------
+        images : (N,28,28) in [0,1], one for each row of samples
+
+        Returns
+        -------
+        (N,)
+        """
         mean_ssim = self.ssim(images)
         mean_pcc = (unit_vectors(images) * self.direction).sum(1)
         return mean_ssim + self.pcc_weight * mean_pcc
@@ -84,7 +115,10 @@ def maximize_expected_similarity(
 
 # %% ../../nbs/570_models.estimates.ipynb #c433240a
 class SimulatedPairs:
-    """Candidates and the evidence of rows they might have caused: batches for `train_module`."""
+    """Candidates and the evidence of rows they might have caused: batches for `train_module`.
+
+    Every call draws other candidates and other noise.
+    """
 
     def __init__(self, simulator: EvidenceSimulator, images: np.ndarray):  # (M,784) uint8
         self.simulator = simulator
@@ -98,7 +132,16 @@ class SimulatedPairs:
 
 # %% ../../nbs/570_models.estimates.ipynb #1a905b21
 def upsampling_layers(channels: tuple[int, int, int]) -> list[torch.nn.Module]:
-    """Feature maps (N,channels[0],7,7) -> logits of images (N,1,28,28)."""
+    """Layers that bring feature maps to the size of images.
+
+    Parameters
+    ----------
+    channels : of the maps that come in, at 14 and at 28 pixels
+
+    Returns
+    -------
+    layers from (N,channels[0],7,7) to logits of images (N,1,28,28)
+    """
     first, second, third = channels
     return [
         torch.nn.ConvTranspose2d(first, second, kernel_size=4, stride=2, padding=1),

@@ -34,12 +34,22 @@ def comments_by_line(source: str) -> dict[int, str]:
 
 # %% ../../nbs/503_models.settings.ipynb #fb2352d0
 def parameter_comments(function: Callable) -> dict[str, str]:
-    """Parameter -> the comment on the line where it ends; empty where the source is not at hand."""
+    """The comments behind the parameters of a function, which say what each means.
+
+    Parameters
+    ----------
+    function : written in Python, with one parameter a line
+
+    Returns
+    -------
+    parameter -> the comment on the line where it ends; empty where the source is not at hand
+    """
     try:
         source = textwrap.dedent(inspect.getsource(function))
     except OSError:
         return {}
-    comments, arguments = comments_by_line(source), ast.parse(source).body[0].args
+    comments = comments_by_line(source)
+    arguments = ast.parse(source).body[0].args
     ends = {argument.arg: argument.end_lineno for argument in arguments.args}
     for argument, default in zip(reversed(arguments.args), reversed(arguments.defaults)):
         ends[argument.arg] = default.end_lineno
@@ -64,7 +74,8 @@ def model_parameters(name: str) -> dict[str, Parameter]:
     estimator = get_model_spec(name).estimator
     if not inspect.isfunction(estimator.__init__):
         return {}  # it declares none
-    comments, kinds = parameter_comments(estimator.__init__), get_type_hints(estimator.__init__)
+    comments = parameter_comments(estimator.__init__)
+    kinds = get_type_hints(estimator.__init__)
     parameters = {}
     for key, declared in inspect.signature(estimator).parameters.items():
         if key not in OWN_OPTIONS:
@@ -74,7 +85,23 @@ def model_parameters(name: str) -> dict[str, Parameter]:
 
 # %% ../../nbs/503_models.settings.ipynb #93741a31
 def convert_number(value: object, kind: type) -> int | float:
-    """A finite number as `kind`, int or float; a `TypeError` or `ValueError` for anything else."""
+    """A value read from YAML as a number.
+
+    Parameters
+    ----------
+    value : a number, or text that is one
+    kind : int or float
+
+    Returns
+    -------
+    a finite number of that kind
+
+    Raises
+    ------
+    TypeError : no number
+    ValueError : not finite, not whole where `kind` is int, or text that is no number
+    OverflowError : a whole number that is too large to be converted
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise TypeError("no number")
     number = float(value)
@@ -105,9 +132,16 @@ def convert_value(value: object, kind: Any) -> object:
 
 # %% ../../nbs/503_models.settings.ipynb #09d27d69
 def smallest_number(parameter: Parameter) -> int:
-    """What a number of a parameter may not be below: 1 for a count, else 0.
+    """What a number of a parameter may not be below.
 
-    A count whose comment says what `0:` does may be 0."""
+    Parameters
+    ----------
+    parameter : of any kind; its comment says what `0:` does where 0 is allowed
+
+    Returns
+    -------
+    1 for a count, else 0
+    """
     kinds = get_args(parameter.kind) or (parameter.kind,)
     is_count = int in kinds and float not in kinds
     return 1 if is_count and "0:" not in parameter.comment else 0
@@ -143,7 +177,18 @@ def show_value(value: object, n_shown: int = 5) -> str:
 
 # %% ../../nbs/503_models.settings.ipynb #c4f42142
 def check_range(name: str, parameter: Parameter, value: object) -> None:
-    """Raise a `ModelError` for a number, alone or in a list, that is too small to mean anything."""
+    """Check that a number, alone or in a list, is not too small to mean anything.
+
+    Parameters
+    ----------
+    name : of the model, for the message
+    parameter : that the value is for
+    value : converted to the kind of the parameter
+
+    Raises
+    ------
+    ModelError : a number is below `smallest_number`
+    """
     values = value if isinstance(value, tuple) else (value,)
     numbers = [x for x in values if isinstance(x, int | float) and not isinstance(x, bool)]
     smallest = smallest_number(parameter)
@@ -156,8 +201,23 @@ ModelParams = dict[str, dict[str, Any]]  # model or entry -> hyper-parameter -> 
 
 # %% ../../nbs/503_models.settings.ipynb #c58da46a
 def check_params(name: str, params: dict[str, Any]) -> dict[str, Any]:
-    """Hyper-parameters of one model with values of their kinds; a `ModelError` says what there is."""
-    known, checked = model_parameters(name), {}
+    """Hyper-parameters of one model, converted to their kinds.
+
+    Parameters
+    ----------
+    name : of a model or an entry
+    params : hyper-parameter -> value as it was read
+
+    Returns
+    -------
+    hyper-parameter -> value
+
+    Raises
+    ------
+    ModelError : an unknown hyper-parameter, or a value that it does not take; it says what there is
+    """
+    known = model_parameters(name)
+    checked = {}
     for key, value in params.items():
         if key not in known:
             shown = [
@@ -178,7 +238,20 @@ def check_params(name: str, params: dict[str, Any]) -> dict[str, Any]:
 
 # %% ../../nbs/503_models.settings.ipynb #6c5c1191
 def read_settings(settings: dict[str, Any]) -> ModelParams:
-    """Settings {"MODEL.PARAMETER": value} by model; a mistake is a `ModelError` that lists what there is."""
+    """Settings as a file lists them, by model.
+
+    Parameters
+    ----------
+    settings : `MODEL.PARAMETER` -> value
+
+    Returns
+    -------
+    model -> hyper-parameter -> value
+
+    Raises
+    ------
+    ModelError : a key without a model, or what `check_params` refuses
+    """
     params = {}
     for key, value in settings.items():
         name, dot, parameter = str(key).rpartition(".")
@@ -191,7 +264,20 @@ def read_settings(settings: dict[str, Any]) -> ModelParams:
 
 # %% ../../nbs/503_models.settings.ipynb #01b7392a
 def parse_settings(words: list[str]) -> ModelParams:
-    """Words such as `ldm.optim_steps=800` by model; of a setting that is given twice the last counts."""
+    """Settings as words of a command, by model.
+
+    Parameters
+    ----------
+    words : such as `ldm.optim_steps=800`; of a setting that is given twice the last counts
+
+    Returns
+    -------
+    model -> hyper-parameter -> value
+
+    Raises
+    ------
+    ModelError : a word without a value, a value that is not readable, or what `check_params` refuses
+    """
     settings = {}
     for word in words:
         key, equals, text = word.partition("=")
@@ -205,7 +291,17 @@ def parse_settings(words: list[str]) -> ModelParams:
 
 # %% ../../nbs/503_models.settings.ipynb #32f76f21
 def params_of(entry: str, params: ModelParams | None) -> dict[str, Any]:
-    """What an entry is told: what its model is told, and what only this entry is."""
+    """What an entry is told: what its model is told, and what only this entry is.
+
+    Parameters
+    ----------
+    entry : a model, or MODEL+PRIOR
+    params : settings by model or entry; None: none
+
+    Returns
+    -------
+    hyper-parameter -> value; those of the entry count before those of its model
+    """
     model, _ = split_entry(entry)
     return {**(params or {}).get(model, {}), **(params or {}).get(entry, {})}
 
@@ -216,7 +312,17 @@ def is_setting_of(name: str, entries: list[str]) -> bool:
 
 # %% ../../nbs/503_models.settings.ipynb #f7b03ba9
 def check_settings_used(params: ModelParams | None, entries: list[str]) -> None:
-    """Raise a `ModelError` for settings of models that are not among the entries."""
+    """Check that all settings concern a model that is used.
+
+    Parameters
+    ----------
+    params : settings by model or entry; None: none
+    entries : that are used
+
+    Raises
+    ------
+    ModelError : a setting concerns none of them
+    """
     for name in params or {}:
         if not is_setting_of(name, entries):
             raise ModelError(
