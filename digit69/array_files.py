@@ -8,7 +8,6 @@ __all__ = ['ENDINGS', 'HDF5_SIGNATURE', 'MAX_DENSE', 'SLAB', 'DAMAGED_HDF5', 'ch
            'matlab_class', 'read_text', 'read_hdf5_item', 'list_hdf5', 'open_hdf5', 'open_arrays']
 
 # %% ../nbs/118_array_files.ipynb #b9de6627
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from .core import DataError
 from .files import read_plain_npz
-from .guard import check_mat_sizes, check_size
+from .guard import check_mat_sizes, check_regular, check_size
 
 if TYPE_CHECKING:
     import h5py
@@ -30,14 +29,7 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # at the start, or after a header of MATL
 # %% ../nbs/118_array_files.ipynb #077f0f4b
 def check_file(path: Path) -> None:
     """Raise `DataError` unless a path is a file that may be read and has one of `ENDINGS`."""
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    if path.is_dir():
-        raise DataError(f"{path} is a folder: name the .mat or .npz file in it")
-    if not path.is_file():
-        raise DataError(f"{path} is no regular file")
-    if not os.access(path, os.R_OK):
-        raise DataError(f"{path} may not be read: check its permissions")
+    check_regular(path)
     if path.suffix.lower() not in ENDINGS:
         raise DataError(f"{path} is neither .mat, .npz nor .h5: convert it to one of these")
 
@@ -328,16 +320,8 @@ def list_hdf5(file: "h5py.File") -> dict[str, tuple[int, ...]]:
     return shapes
 
 # %% ../nbs/118_array_files.ipynb #d05c9d73
-DAMAGED_HDF5 = (
-    OSError,
-    RuntimeError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-)  # what h5py raises for damaged files
+_WRONG = (ValueError, TypeError, AttributeError, OverflowError)
+DAMAGED_HDF5 = (OSError, RuntimeError, LookupError, MemoryError, *_WRONG)  # for damaged files
 
 # %% ../nbs/118_array_files.ipynb #84f20afe
 def open_hdf5(path: Path) -> ArrayFile:

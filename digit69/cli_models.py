@@ -159,10 +159,10 @@ def reconstruct(
       digit69 reconstruct --model runs/ridge --data new_rows.mat --out new_rows_recon.npz
       digit69 reconstruct --model runs/first/models/ldm --data new_rows.mat --samples 16 --out s.npz"""
     setup_process(be_quiet)
-    from digit69.core import stopwatch
     from digit69.files import write_npz
     from digit69.models.base import entry_of, load_model
     from digit69.models.capabilities import SamplesImages
+    from digit69.temporaries import remove_temporaries_of
 
     if out.suffix != ".npz":
         raise DataError(f"{out} must end in .npz")
@@ -172,12 +172,10 @@ def reconstruct(
             f"{decoder.name} gives one answer and has no samples: leave out --samples"
         )
     rows = read_rows(data)
-    with stopwatch() as seconds:
-        arrays = {"reconstructions": decoder.reconstruct(rows.fmri)}
-    if samples:
-        arrays["samples"] = decoder.sample(rows.fmri, samples, seed)
+    arrays, seconds = ask_model(decoder, rows, samples, seed)
+    remove_temporaries_of(out)
     write_npz(out, **arrays)
-    speed = f"{1000 * seconds() / rows.n:.1f}"
+    speed = f"{1000 * seconds / rows.n:.1f}"
     print_facts(
         model=entry_of(decoder),
         rows=describe_rows(rows),

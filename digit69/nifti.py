@@ -17,6 +17,7 @@ import pandas as pd
 
 from .core import DataError
 from .files import read_plain_npz
+from .guard import check_regular
 
 # %% ../nbs/130_nifti.ipynb #9ed6ee65
 def require_nibabel() -> ModuleType:
