@@ -54,9 +54,9 @@ def data_fetch(
 # %% ../nbs/830_cli_data.ipynb #b167f742
 def data_simulate(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="ends in .mat or .npz")],
-    train: Annotated[int, typer.Option(min=2, help="training rows")] = 90,
-    test: Annotated[int, typer.Option(min=1, help="test rows")] = 10,
-    voxels: Annotated[int, typer.Option(min=1)] = 3092,
+    train: Annotated[int, typer.Option(min=2, max=10**7, help="training rows")] = 90,
+    test: Annotated[int, typer.Option(min=1, max=10**7, help="test rows")] = 10,
+    voxels: Annotated[int, typer.Option(min=1, max=10**7)] = 3092,
     stimuli: Annotated[str, typer.Option(help="digits or patterns")] = "digits",
     seed: Seed = 0,
     be_quiet: Quiet = False,

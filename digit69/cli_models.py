@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Samples', 'ExploredRun', 'ExploredData', 'LiveOut', 'Follow', 'use_all_cores', 'write_training_page',
-           'print_training', 'train', 'read_rows', 'reconstruct', 'embed', 'explore', 'live']
+           'print_training', 'train', 'read_rows', 'ask_model', 'reconstruct', 'embed', 'explore', 'live']
 
 # %% ../nbs/820_cli_models.ipynb #323c40c5
 import os
@@ -126,7 +126,7 @@ def train(
 
 # %% ../nbs/820_cli_models.ipynb #712e5210
 Samples = Annotated[
-    int | None, typer.Option(min=1, help="samples per row, for generative models")
+    int | None, typer.Option(min=1, max=10**5, help="samples per row, for generative models")
 ]
 
 # %% ../nbs/820_cli_models.ipynb #3a1e5680
@@ -141,6 +141,25 @@ def read_rows(data: str) -> BrainDataset:
     if Path(name).suffix.lower() in ENDINGS:
         return read_test_rows(name, reading)
     return load_dataset(data).test.blind()
+
+# %% ../nbs/820_cli_models.ipynb #5bf4d3fc
+def ask_model(
+    decoder: "Reconstructor", rows: BrainDataset, samples: int | None, seed: int
+) -> tuple[dict, float]:
+    "Arrays of the answers of a saved model to rows, and the seconds of the reconstructions."
+    from digit69.core import stopwatch
+    from digit69.guard import check_size
+    from digit69.models.base import answers_of
+    from digit69.models.saved_checks import check_answers
+
+    check_size(4 * rows.n * (samples or 1) * 784, "the result")
+    with answers_of(decoder):
+        with stopwatch() as seconds:
+            arrays = {"reconstructions": decoder.reconstruct(rows.fmri)}
+        if samples:
+            arrays["samples"] = decoder.sample(rows.fmri, samples, seed)
+            check_answers(decoder.name, arrays["samples"], rows.n)
+    return arrays, seconds()
 
 # %% ../nbs/820_cli_models.ipynb #d52c4f30
 @reads_data

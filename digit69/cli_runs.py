@@ -99,12 +99,12 @@ Protocol = Annotated[
 # %% ../nbs/810_cli_runs.ipynb #13a18a0e
 Folds = Annotated[
     int | None,
-    typer.Option("--folds", min=2, help="default: 10, or every stimulus or run in turn"),
+    typer.Option("--folds", min=2, max=10**6, help="default: 10, or every stimulus or run in turn"),
 ]
 
 # %% ../nbs/810_cli_runs.ipynb #017dc047
 Repeats = Annotated[
-    int, typer.Option("--repeats", min=1, help="how often all folds are drawn anew")
+    int, typer.Option("--repeats", min=1, max=1000, help="how often all folds are drawn anew")
 ]
 
 # %% ../nbs/810_cli_runs.ipynb #b72762ae
@@ -113,6 +113,7 @@ Null = Annotated[
     typer.Option(
         "--null",
         min=0,
+        max=10**6,
         help="permutations of the null through the whole pipeline, e.g. 200; 0: none",
     ),
 ]

@@ -19,9 +19,14 @@ class _PlainLoader(yaml.SafeLoader):
     """The safe loader of YAML, to which a date is a word."""
 
 # %% ../nbs/017_plain_yaml.ipynb #8cdacb30
+def _without_dates(resolvers: list[tuple]) -> list[tuple]:
+    """What the loader makes of words, but for dates."""
+    return [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+
+# %% ../nbs/017_plain_yaml.ipynb #f1f35514
 _PlainLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    first: _without_dates(kinds)
+    for first, kinds in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
 # %% ../nbs/017_plain_yaml.ipynb #56cc208e

@@ -32,6 +32,7 @@ from .core import DataError, Digit69Error
 from .files import write_text
 from .manifest import checkout
 from .page_figures import DARK_PNG
+from .parallel import ENDED
 from .safe_pages import POLICY, CleanOutputs, SafeExporter, without_paths
 
 # %% ../nbs/715_report.ipynb #53302178
@@ -235,6 +236,7 @@ def run_notebook(
 ) -> Path:
     "Execute a report notebook and keep it as .ipynb and .html; returns the page."
     import nbformat
+    from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError
 
     out = Path(out)
@@ -243,10 +245,18 @@ def run_notebook(
         executed = Path(folder) / f"{name}.ipynb"
         try:
             execute_report(name, parameters, executed, Path(folder))
+        except DeadKernelError:
+            raise Digit69Error(f"the process that made report '{name}' was ended from outside: {ENDED}") from None
         except PapermillExecutionError as error:
+            if error.ename == "KeyboardInterrupt":
+                raise KeyboardInterrupt from None
             text = without_paths(executed.read_text(encoding="utf-8"), parameters, out)
             failed = write_text(out / f"{name}.failed.ipynb", text)
             problem = f"{error.ename}: {error.evalue}"
+            if error.ename in ("DataError", "ModelError", "OutputError", "Digit69Error"):
+                raise Digit69Error(f"report '{name}': {error.evalue}") from None
+            if error.ename == "MemoryError":
+                raise MemoryError(problem) from None
             raise RuntimeError(
                 f"report '{name}' failed in a cell ({problem}); see {failed}"
             ) from error
