@@ -129,7 +129,8 @@ BAD_PATH = {
 
 # %% ../nbs/840_cli.ipynb #f79afe7d
 _NO_MEMORY = re.compile(
-    "can't allocate|out of memory|not enough memory|array is too big|maximum allowed (dimension|size)", re.I
+    "can't allocate|out of memory|not enough memory|array is too big|maximum allowed (dimension|size)",
+    re.I,
 )
 
 # %% ../nbs/840_cli.ipynb #a63b1127

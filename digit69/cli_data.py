@@ -67,11 +67,17 @@ def data_simulate(
     Example:
       digit69 data simulate --out simulated.mat --train 1000 --voxels 5000"""
     setup_process(be_quiet)
+    from digit69.guard import check_size
     from digit69.readers import write_split
     from digit69.simulation import simulate
 
     if out.suffix not in (".mat", ".npz"):
         raise DataError(f"{out} must end in .mat or .npz")
+    check_size(
+        16 * (train + test) * (voxels + 784),
+        "the simulated subject",
+        "ask for fewer rows or voxels",
+    )
     split = simulate(n_train=train, n_test=test, n_voxels=voxels, seed=seed, stimuli=stimuli)
     write_split(split, out)
     size = f"{out.stat().st_size / 2**20:.1f} MiB"

@@ -124,7 +124,9 @@ Size = Annotated[
 ]
 
 # %% ../nbs/800_cli_options.ipynb #78f3896a
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="the same seed gives the same result")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=2**32 - 1, help="the same seed gives the same result")
+]
 
 # %% ../nbs/800_cli_options.ipynb #279712ea
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
@@ -150,7 +152,11 @@ Prior = Annotated[
 PriorSize = Annotated[
     int | None,
     typer.Option(
-        "--prior-size", min=1, max=10**8, metavar="N", help="use only N of the images from outside"
+        "--prior-size",
+        min=1,
+        max=10**8,
+        metavar="N",
+        help="use only N of the images from outside",
     ),
 ]
 

@@ -99,7 +99,9 @@ Protocol = Annotated[
 # %% ../nbs/810_cli_runs.ipynb #13a18a0e
 Folds = Annotated[
     int | None,
-    typer.Option("--folds", min=2, max=10**6, help="default: 10, or every stimulus or run in turn"),
+    typer.Option(
+        "--folds", min=2, max=10**6, help="default: 10, or every stimulus or run in turn"
+    ),
 ]
 
 # %% ../nbs/810_cli_runs.ipynb #017dc047

@@ -74,7 +74,7 @@ class Stop:
 # %% ../nbs/835_cli_stop.ipynb #db140d14
 @contextmanager
 def stopping_signals() -> Iterator[Stop]:
-    "In the body, SIGTERM ends a command as Ctrl-C does; a thread other than the first one leaves signals alone."
+    "In the body, SIGTERM ends a command as Ctrl-C does; a thread other than the first leaves it alone."
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -246,7 +246,9 @@ def run_notebook(
         try:
             execute_report(name, parameters, executed, Path(folder))
         except DeadKernelError:
-            raise Digit69Error(f"the process that made report '{name}' was ended from outside: {ENDED}") from None
+            raise Digit69Error(
+                f"the process that made report '{name}' was ended from outside: {ENDED}"
+            ) from None
         except PapermillExecutionError as error:
             if error.ename == "KeyboardInterrupt":
                 raise KeyboardInterrupt from None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ipykernel.kernelspec import write_kernel_spec
 
-from .core import Digit69Error, log
+from .core import Digit69Error
 from .perturbation import find_run_data
 from .report import report_notebook
 from .runs import load_run
