@@ -192,12 +192,13 @@ def _run_on_dask(calls: list[Callable], scheduler: str) -> Iterator[tuple[int, A
         watch = WorkerWatch(client, scheduler)
         while pending:
             try:
-                done = wait(pending, timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done
+                with client.as_current():
+                    found = wait(pending, timeout=POLL_SECONDS, return_when="FIRST_COMPLETED")
             except TimeoutError:
                 watch.check()
                 continue
-            pending -= done
-            for future in done:
+            pending -= found.done
+            for future in found.done:
                 yield future.result()
     except KilledWorker:
         raise ModelError(f"a task ended several workers of {scheduler}: {ENDED}") from None
