@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['JOB_GIB', 'ENDED', 'POLL_SECONDS', 'PATIENCE_SECONDS', 'run_isolated', 'available_gib', 'affordable_jobs',
-           'report_file', 'connect_to_dask', 'WorkerWatch', 'run_parallel', 'run_with_meter']
+           'report_file', 'knock', 'connect_to_dask', 'WorkerWatch', 'run_parallel', 'run_with_meter']
 
 # %% ../nbs/600_parallel.ipynb #daf1ec76
 import os
+import socket
 import tempfile
 import threading
 import time
@@ -74,12 +75,24 @@ def report_file(reports: Path, number: int) -> Path:
     """Where a task of this number says how far it is."""
     return reports / f"{number}.jsonl"
 
+# %% ../nbs/600_parallel.ipynb #85327a93
+def knock(scheduler: str, patience: float = 3.0) -> None:
+    """Raise an error where nobody listens at an address: a client of Dask that fails is slow and wordy."""
+    from distributed.comm import get_address_host_port, parse_address
+    from distributed.comm.registry import get_backend
+
+    scheme, _ = parse_address(scheduler, strict=False)
+    get_backend(scheme)
+    if scheme in ("tcp", "tls"):
+        socket.create_connection(get_address_host_port(scheduler), patience).close()
+
 # %% ../nbs/600_parallel.ipynb #9a30c020
 def _open_client(scheduler: str):
     """A client of the Dask scheduler at an address, or a `ModelError`."""
     from distributed import Client
 
     try:
+        knock(scheduler)
         return Client(scheduler, timeout=5, set_as_default=False)
     except Exception as error:  # an address can be wrong in as many ways as there are protocols
         reason = type(error).__name__
