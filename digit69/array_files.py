@@ -314,16 +314,8 @@ def list_hdf5(file: "h5py.File") -> dict[str, tuple[int, ...]]:
     return shapes
 
 # %% ../nbs/118_array_files.ipynb #d05c9d73
-DAMAGED_HDF5 = (
-    OSError,
-    RuntimeError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-)  # what h5py raises for damaged files
+_WRONG = (ValueError, TypeError, AttributeError, OverflowError)
+DAMAGED_HDF5 = (OSError, RuntimeError, LookupError, MemoryError, *_WRONG)  # for damaged files
 
 # %% ../nbs/118_array_files.ipynb #84f20afe
 def open_hdf5(path: Path) -> ArrayFile:

@@ -54,9 +54,9 @@ def data_fetch(
 # %% ../nbs/830_cli_data.ipynb #b167f742
 def data_simulate(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="ends in .mat or .npz")],
-    train: Annotated[int, typer.Option(min=2, help="training rows")] = 90,
-    test: Annotated[int, typer.Option(min=1, help="test rows")] = 10,
-    voxels: Annotated[int, typer.Option(min=1)] = 3092,
+    train: Annotated[int, typer.Option(min=2, max=10**7, help="training rows")] = 90,
+    test: Annotated[int, typer.Option(min=1, max=10**7, help="test rows")] = 10,
+    voxels: Annotated[int, typer.Option(min=1, max=10**7)] = 3092,
     stimuli: Annotated[str, typer.Option(help="digits or patterns")] = "digits",
     seed: Seed = 0,
     be_quiet: Quiet = False,
@@ -67,11 +67,17 @@ def data_simulate(
     Example:
       digit69 data simulate --out simulated.mat --train 1000 --voxels 5000"""
     setup_process(be_quiet)
+    from digit69.guard import check_size
     from digit69.readers import write_split
     from digit69.simulation import simulate
 
     if out.suffix not in (".mat", ".npz"):
         raise DataError(f"{out} must end in .mat or .npz")
+    check_size(
+        16 * (train + test) * (voxels + 784),
+        "the simulated subject",
+        "ask for fewer rows or voxels",
+    )
     split = simulate(n_train=train, n_test=test, n_voxels=voxels, seed=seed, stimuli=stimuli)
     write_split(split, out)
     size = f"{out.stat().st_size / 2**20:.1f} MiB"

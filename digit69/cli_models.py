@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Samples', 'ExploredRun', 'ExploredData', 'LiveOut', 'Follow', 'use_all_cores', 'write_training_page',
            'print_training', 'training_meter', 'print_next_step', 'settings_of_entry', 'train', 'read_rows',
-           'hold_against_train', 'reconstruct', 'embed', 'explore', 'live']
+           'hold_against_train', 'ask_model', 'reconstruct', 'embed', 'explore', 'live']
 
 # %% ../nbs/820_cli_models.ipynb #323c40c5
 import os
@@ -157,7 +157,8 @@ def train(
 
 # %% ../nbs/820_cli_models.ipynb #712e5210
 Samples = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="samples per row, for generative models")
+    int | None,
+    typer.Option(metavar="N", min=1, max=10**5, help="samples per row, for generative models"),
 ]
 
 # %% ../nbs/820_cli_models.ipynb #3a1e5680
@@ -185,6 +186,25 @@ def hold_against_train(decoder: "Reconstructor", rows: BrainDataset) -> dict:
         warn(check.warning)
     return check.arrays()
 
+# %% ../nbs/820_cli_models.ipynb #5bf4d3fc
+def ask_model(
+    decoder: "Reconstructor", rows: BrainDataset, samples: int | None, seed: int
+) -> tuple[dict, float]:
+    "Arrays of the answers of a saved model to rows, and the seconds of the reconstructions."
+    from digit69.core import stopwatch
+    from digit69.guard import check_size
+    from digit69.models.base import answers_of
+    from digit69.models.saved_checks import check_answers
+
+    check_size(4 * rows.n * (samples or 1) * 784, "the result")
+    with answers_of(decoder):
+        with stopwatch() as seconds:
+            arrays = {"reconstructions": decoder.reconstruct(rows.fmri)}
+        if samples:
+            arrays["samples"] = decoder.sample(rows.fmri, samples, seed)
+            check_answers(decoder.name, arrays["samples"], rows.n)
+    return arrays, seconds()
+
 # %% ../nbs/820_cli_models.ipynb #d52c4f30
 @reads_data
 def reconstruct(
@@ -202,10 +222,10 @@ def reconstruct(
       digit69 reconstruct --model runs/ridge --data new_rows.mat --out new_rows_recon.npz
       digit69 reconstruct --model runs/first/models/ldm --data new_rows.mat --samples 16 --out s.npz"""
     setup_process(be_quiet)
-    from digit69.core import stopwatch
     from digit69.files import write_npz
     from digit69.models.base import entry_of, load_model
     from digit69.models.capabilities import SamplesImages
+    from digit69.temporaries import remove_temporaries_of
 
     if out.suffix != ".npz":
         raise DataError(f"{out} must end in .npz")
@@ -216,14 +236,17 @@ def reconstruct(
         )
     rows = read_rows(data)
     check = hold_against_train(decoder, rows)
-    with stopwatch() as seconds:
-        arrays = {"reconstructions": decoder.reconstruct(rows.fmri), **check}
-    if samples:
-        arrays["samples"] = decoder.sample(rows.fmri, samples, seed)
-    write_npz(out, **arrays)
-    facts = {"model": entry_of(decoder), "rows": describe_rows(rows), "samples_a_row": samples}
-    speed = f"{1000 * seconds() / rows.n:.1f}"
-    print_facts(**facts, ms_a_row=speed, saved_in=out)
+    arrays, seconds = ask_model(decoder, rows, samples, seed)
+    remove_temporaries_of(out)
+    write_npz(out, **arrays, **check)
+    speed = f"{1000 * seconds / rows.n:.1f}"
+    print_facts(
+        model=entry_of(decoder),
+        rows=describe_rows(rows),
+        samples_a_row=samples,
+        ms_a_row=speed,
+        saved_in=out,
+    )
 
 # %% ../nbs/820_cli_models.ipynb #257abd84
 @reads_data

@@ -131,7 +131,13 @@ Size = Annotated[
 # %% ../nbs/800_cli_options.ipynb #78f3896a
 Seed = Annotated[
     int,
-    typer.Option("--seed", metavar="N", min=0, help="the same seed gives the same result"),
+    typer.Option(
+        "--seed",
+        metavar="N",
+        min=0,
+        max=2**32 - 1,
+        help="the same seed gives the same result",
+    ),
 ]
 
 # %% ../nbs/800_cli_options.ipynb #279712ea
@@ -176,7 +182,11 @@ Prior = Annotated[
 PriorSize = Annotated[
     int | None,
     typer.Option(
-        "--prior-size", min=1, metavar="N", help="use only N of the images from outside"
+        "--prior-size",
+        min=1,
+        max=10**8,
+        metavar="N",
+        help="use only N of the images from outside",
     ),
 ]
 
@@ -217,6 +227,7 @@ Jobs = Annotated[
         "--jobs",
         metavar="N",
         min=0,
+        max=1024,
         help="processes to use; 0: two, where there are cores and memory for them",
     ),
 ]

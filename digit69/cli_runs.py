@@ -108,13 +108,17 @@ Folds = Annotated[
         "--folds",
         metavar="N",
         min=2,
+        max=10**6,
         help="default: 10, or every stimulus or run in turn",
     ),
 ]
 
 # %% ../nbs/810_cli_runs.ipynb #017dc047
 Repeats = Annotated[
-    int, typer.Option("--repeats", metavar="N", min=1, help="how often all folds are drawn anew")
+    int,
+    typer.Option(
+        "--repeats", metavar="N", min=1, max=1000, help="how often all folds are drawn anew"
+    ),
 ]
 
 # %% ../nbs/810_cli_runs.ipynb #b72762ae
@@ -124,6 +128,7 @@ Null = Annotated[
         "--null",
         metavar="N",
         min=0,
+        max=10**6,
         help="permutations of the null through the whole pipeline, e.g. 200; 0: none",
     ),
 ]

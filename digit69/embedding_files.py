@@ -108,7 +108,7 @@ def _check_keys(part: object, where: str) -> int:
     "The number of rows of a part that is a dict with the keys it needs and some rows."
     if not isinstance(part, dict):
         raise DataError(f"{where} is a {type(part).__name__}, not a dict of arrays")
-    missing = [key for key in ("fmri_embeddings", "original_fmri") if key not in part]
+    missing = [key for key in ("fmri_embeddings", "original_fmri") if part.get(key) is None]
     if missing:
         present = ", ".join(map(str, part)) or "nothing"
         raise DataError(f"{where} lacks {', '.join(missing)} (found: {present})")

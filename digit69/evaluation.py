@@ -271,6 +271,7 @@ def fit_all(
     """Fit all models of a run, some at the same time; returns the costs of each."""
     plan = plan_fits(names, options["preset"])
     order = list(plan)
+    n_jobs = min(n_jobs, len(names))
     n_threads = max(1, (os.cpu_count() or 1) // n_jobs)
     with ExitStack() as stack:
         if shared_dir is None:

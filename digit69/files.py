@@ -88,7 +88,7 @@ def atomic_write(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> Path:
     """Write `text` to `path`, whole or not at all."""
     with atomic_write(path) as tmp:
-        tmp.write_text(text, encoding="utf-8")
+        tmp.write_text(text, encoding="utf-8", errors="backslashreplace")  # names may be no UTF-8
     return Path(path)
 
 # %% ../nbs/010_files.ipynb #800b101c

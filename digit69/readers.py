@@ -88,6 +88,10 @@ def check_voxel_rows(fmri: np.ndarray, key: str, stimuli: np.ndarray | None) -> 
         raise DataError(
             f"{key} has shape {fmri.shape}; it must be numbers (rows, voxels), both at least 1"
         )
+    if stimuli is not None and not stimuli.ndim:
+        raise DataError(
+            f"the stimuli beside {key} are a single number: store one picture per row"
+        )
     if stimuli is None or len(fmri) in (stimuli.shape[0], stimuli.shape[-1]):
         return fmri
     hint = "one row of voxels belongs to one stimulus"

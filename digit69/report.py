@@ -255,9 +255,15 @@ def run_notebook(
         except DeadKernelError:
             raise Digit69Error(describe_death(name, parameters)) from None
         except PapermillExecutionError as error:
+            if error.ename == "KeyboardInterrupt":
+                raise KeyboardInterrupt from None
             text = without_paths(executed.read_text(encoding="utf-8"), parameters, out)
             failed = write_text(out / f"{name}.failed.ipynb", text)
             problem = f"{error.ename}: {error.evalue}"
+            if error.ename in ("DataError", "ModelError", "OutputError", "Digit69Error"):
+                raise Digit69Error(f"report '{name}': {error.evalue}") from None
+            if error.ename == "MemoryError":
+                raise MemoryError(problem) from None
             raise RuntimeError(
                 f"report '{name}' failed in a cell ({problem}); see {failed}"
             ) from error

@@ -9,9 +9,8 @@ __all__ = ['INJECTED', 'as_list', 'as_flag', 'as_whole', 'as_mapping', 'assigned
 import ast
 from collections.abc import Mapping
 
-import yaml
-
 from .core import DataError
+from .plain_yaml import parse_yaml
 
 # %% ../nbs/716_report_parameters.ipynb #9de27dd9
 def as_list(value: str | int | list | tuple) -> list[str]:
@@ -45,9 +44,9 @@ def as_mapping(value: Mapping | str | None) -> dict:
     "A mapping, also as text: `{optim_steps: 800}` (YAML, JSON); anything else is a `DataError`."
     if isinstance(value, str):
         try:
-            value = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise DataError(f"'{value}' is no mapping: write '{{name: value}}'") from None
+            value = parse_yaml(value)
+        except DataError:
+            raise DataError(f"'{value[:80]}' is no mapping: write '{{name: value}}'") from None
     value = value or {}
     if not isinstance(value, Mapping):
         raise DataError(f"'{value}' is no mapping: write '{{name: value}}'")

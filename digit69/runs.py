@@ -86,12 +86,28 @@ ENTRY = {f"{metric}?": INTERVAL for metric in METRICS}
 ENTRY.update(dict.fromkeys(SCORED, INTERVAL))
 ENTRY.update({cost: Maybe(Number) for cost in COSTS})
 
+# %% ../nbs/610_runs.ipynb #f01db772
+def _half_known(entry: dict) -> str | None:
+    """The first score of an entry that has a mean without an interval, or the other way round."""
+    for metric in METRICS:
+        ends = (
+            [entry[metric][end] is None for end in ("mean", "lo", "hi")]
+            if metric in entry
+            else []
+        )
+        if any(ends) and not all(ends):
+            return f"{metric} has half an interval"
+    return None
+
 # %% ../nbs/610_runs.ipynb #4f99e3ba
 def read_metrics(folder: str | Path) -> dict:
     """metrics.json of a run folder, checked: names are names, scores are numbers or null."""
     path = Path(folder) / "metrics.json"
     metrics = read_document(path, METRICS_FILE)
-    problems = [find_mismatch(entry, ENTRY, name) for name, entry in metrics["models"].items()]
+    entries = metrics["models"].items()
+    problems = [
+        find_mismatch(entry, ENTRY, name) or _half_known(entry) for name, entry in entries
+    ]
     problem = next(filter(None, problems), None if problems else "it names no model")
     if problem:
         raise DataError(f"{path} is not what digit69 wrote: {problem}")

@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['TEMPLATE', 'TEMPLATE_NAME', 'EXTENSIONS', 'write_template', 'add_to_jupyter_path', 'voila_arguments', 'is_data_of',
-           'choose_run', 'serve_explorer']
+           'choose_run', 'free_port', 'serve_explorer']
 
 # %% ../nbs/765_serve.ipynb #cf81cc4d
 import os
+import socket
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from ipykernel.kernelspec import write_kernel_spec
 
-from .core import Digit69Error, log
+from .core import Digit69Error
 from .data_spec import resolve_spec
 from .report import report_notebook
 from .runs import Run, load_run
@@ -60,6 +62,7 @@ def voila_arguments(
     arguments = [
         str(report_notebook("explore")),
         f"--port={port}",
+        "--Voila.port_retries=0",
         "--Voila.ip=127.0.0.1",
         f"--template={TEMPLATE_NAME}",
         "--Voila.log_level=ERROR",
@@ -83,6 +86,15 @@ def choose_run(run: str | Path, data: str | None) -> None:
     if data and is_data_of(finished, data):
         os.environ["DIGIT69_EXPLORE_DATA"] = resolve_spec(data)
 
+# %% ../nbs/765_serve.ipynb #4da6554b
+def free_port(port: int, n_tries: int = 50) -> int:
+    """The first port from `port` on that no program listens on; a `Digit69Error` where there is none."""
+    for candidate in range(port, min(port + n_tries, 65536)):
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", candidate))
+            return candidate
+    raise Digit69Error(f"ports {port} to {candidate} are taken: choose another --port")
+
 # %% ../nbs/765_serve.ipynb #dbb78d8d
 def serve_explorer(
     run: str | Path | None = None,
@@ -96,7 +108,7 @@ def serve_explorer(
     ----------
     run : a run folder; None: a small simulated run is made first
     data : SPEC of its data, where it is not found by itself
-    port : on this machine, which no other can reach
+    port : on this machine, which no other can reach; the next free one where it is taken
     browser : open the page
     """
     try:
@@ -108,6 +120,7 @@ def serve_explorer(
         ) from None
     if run:
         choose_run(run, data)
-    log(f"explorer: http://localhost:{port} (Ctrl-C ends it)")
+    port = free_port(port)
+    print(f"explorer: http://localhost:{port} (Ctrl-C ends it)", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         Voila.launch_instance(voila_arguments(folder, port, browser))

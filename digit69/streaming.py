@@ -25,7 +25,7 @@ import numpy as np
 
 from .core import DataError, log
 from .files import TakenError, atomic_write, writable_dir, write_npz
-from .models.base import Reconstructor, load_model
+from .models.base import Reconstructor, answers_of, load_model
 from .models.capabilities import PredictsClasses, QuantifiesUncertainty, SamplesImages
 from .new_rows import RowCheck, RowWatch
 from .plots import MAX_STD
@@ -277,7 +277,8 @@ def answer_rows(
     watch = RowWatch(model.training_rows)
     first = last_row(folder) if folder else 0
     for row in rows:
-        prediction = predict_row(model, row.fmri, interval=True)
+        with answers_of(model):
+            prediction = predict_row(model, row.fmri, interval=True)
         check = watch.check(row.fmri, f"line {row.line}")
         stats.n_strange = watch.n_strange
         ms = 1000 * (time.perf_counter() - row.arrived)
@@ -331,9 +332,8 @@ def stream_predictions(
     folder = prepare_folder(Path(out)) if out else None
     stats = StreamStats()
     first_call = np.zeros(model.n_voxels_)
-    predict_row(
-        model, first_call, interval=True
-    )  # slow once: not at the expense of the first row
+    with answers_of(model):  # slow once: not at the expense of the first row
+        predict_row(model, first_call, interval=True)
     try:
         rows = read_rows(lines, model.n_voxels_, stats)
         answer_rows(model, rows, stats, folder, to or sys.stdout, draw)

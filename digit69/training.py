@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .core import DataError, derive_seed, pick_device, progress, stopwatch
 from .files import atomic_write
+from .guard import check_regular
 from .plots import PALETTE, house_style
 from .schemas import HISTORY, read_document
 from .temporaries import is_temporary
@@ -227,6 +228,7 @@ def load_checkpoint(
     path: str | Path, state: TrainingState, settings: TrainingConfig, seed: int
 ) -> None:
     """Continue where a checkpoint ended; a damaged one, or one of another training, is a `DataError`."""
+    check_regular(path)
     try:
         contents = torch.load(path, weights_only=True, map_location="cpu")
         same_training = contents["settings"] == asdict(settings) and contents["seed"] == seed

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-import yaml
-
-from ..core import ModelError
+from ..core import DataError, ModelError
 from .registry import get_model_spec, split_entry
+from .saved_checks import LARGEST
+from ..plain_yaml import parse_yaml
 
 # %% ../../nbs/503_models.settings.ipynb #f7f05fe3
 def comments_by_line(source: str) -> dict[int, str]:
@@ -192,6 +192,9 @@ def check_range(name: str, parameter: Parameter, value: object) -> None:
     values = value if isinstance(value, tuple) else (value,)
     numbers = [x for x in values if isinstance(x, int | float) and not isinstance(x, bool)]
     smallest = smallest_number(parameter)
+    if any(number > LARGEST for number in numbers):
+        text = f"{name}.{parameter.name} takes numbers up to {LARGEST:g}"
+        raise ModelError(f"{text}, not {show_value(value)!r}")
     if any(number < smallest for number in numbers):
         text = f"{name}.{parameter.name} takes numbers from {smallest} on"
         raise ModelError(f"{text}, not {show_value(value)!r}")
@@ -284,9 +287,9 @@ def parse_settings(words: list[str]) -> ModelParams:
         if not equals:
             raise ModelError(f"--set {word} has no value: write MODEL.PARAMETER=VALUE")
         try:
-            settings[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ModelError(f"--set {word}: the value is not readable YAML") from None
+            settings[key.strip()] = parse_yaml(text)
+        except DataError as error:
+            raise ModelError(f"--set {word[:80]}: {error}") from None
     return read_settings(settings)
 
 # %% ../../nbs/503_models.settings.ipynb #32f76f21
