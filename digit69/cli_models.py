@@ -190,12 +190,11 @@ def reconstruct(
     if samples:
         arrays["samples"] = decoder.sample(rows.fmri, samples, seed)
     write_npz(out, **arrays)
-    speed = f"{1000 * seconds() / rows.n:.1f}"
     print_facts(
         model=entry_of(decoder),
         rows=describe_rows(rows),
         samples_a_row=samples,
-        ms_a_row=speed,
+        ms_a_row=f"{1000 * seconds() / rows.n:.1f}",
         saved_in=out,
     )
 

@@ -174,13 +174,12 @@ def crossval(
 
     names, params = parse_models(models), parse_params(settings)
     where = {"n_jobs": choose_jobs(n_jobs), "scheduler": resolve_scheduler(engine, scheduler)}
-    where["ssim"] = parse_ssim(ssim)
     rows = load_dataset(data).pooled()
     choice = choose_priors(names, prior, rows, prior_size)
-    fit = (protocol, n_splits, n_repeats, preset.value, seed)
+    options = (choice.entries, out, protocol, n_splits, n_repeats, preset.value, seed)
     where |= {"null": null, "learning": learning, "once": tuple(split_names(once))}
     where |= {"outside": choice.outside, "params": params, "device": device, "spec": data}
-    print_run(run_crossval_experiment(rows, choice.entries, out, *fit, **where))
+    print_run(run_crossval_experiment(rows, *options, ssim=parse_ssim(ssim), **where))
 
 # %% ../nbs/810_cli_runs.ipynb #a6a8e231
 BenchModels = Annotated[
