@@ -26,6 +26,7 @@ from digit69.cli_options import (
     Prior,
     PriorSize,
     Quiet,
+    ReconOrder,
     Resume,
     Scheduler,
     Seed,
@@ -246,7 +247,9 @@ def bench(
 Reconstructions = Annotated[
     list[Path],
     typer.Option(
-        "--reconstructions", metavar="FILE.npz ...", help="files with `reconstructions` (N,28,28)"
+        "--reconstructions",
+        metavar="FILE ...",
+        help=".npy, .npz, .mat, .h5 or .pt files with an array `reconstructions`: (N,28,28), flat, or larger",
     ),
 ]
 
@@ -265,6 +268,7 @@ def evaluate(
     seed: Seed = 0,
     allow_overlap: Overlap = False,
     ssim: Ssim = "",
+    recon_order: ReconOrder = None,
     be_quiet: Quiet = False,
 ) -> None:
     """Score files of reconstructions against the test stimuli, beside the baselines.
@@ -278,7 +282,7 @@ def evaluate(
     from digit69.experiment import run_evaluation
 
     files = [*reconstructions, *(more or [])]
-    options = (seed, allow_overlap, parse_ssim(ssim))
+    options = (seed, allow_overlap, parse_ssim(ssim), recon_order)
     print_run(run_evaluation(load_dataset(data), files, out, *options))
 
 # %% ../nbs/810_cli_runs.ipynb #82837795
