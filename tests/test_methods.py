@@ -59,8 +59,8 @@ def test_every_run_writes_its_methods(command, data, digit69, tmp_path):
 
 def test_nothing_in_a_run_folder_is_without_an_explanation(data, digit69, tmp_path):
     out = tmp_path / "run"
-    words = ["--models", "ridge,cvae", "--preset", "smoke", "--ssim", "all", "--out", out]
-    done = digit69("run", "--data", data, *words)
+    words = ["--models", "ridge,cvae", "--prior", "own", "--preset", "smoke", "--ssim", "all"]
+    done = digit69("run", "--data", data, *words, "--out", out)
     assert done.returncode == 0, done.stderr
     names = [path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()]
     unexplained = [name for name in names if not describe_file(name) and name != "methods.md"]
