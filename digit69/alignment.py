@@ -16,7 +16,7 @@ from .core import DataError
 from .intervals import bootstrap_interval
 from .plots import PALETTE, house_style, plot_matrix
 from .retrieval import retrieval_scores
-from .splits import stimulus_ids
+from .splits import identical_ids, stimulus_ids
 
 # %% ../nbs/463_alignment.ipynb #9755b444
 @dataclass(frozen=True, eq=False)
@@ -45,8 +45,9 @@ def align_rows(part: dict[str, np.ndarray]) -> RowAlignment:
     ----------
     part : `fmri_embeddings` and `image_embeddings` (N,D), rows of length 1; `stimuli` (N,28,28) tell repeats
     """
-    ids = stimulus_ids(part["stimuli"] if "stimuli" in part else part["image_embeddings"])
-    cosine = part["fmri_embeddings"] @ part["image_embeddings"].T
+    images = part["image_embeddings"]
+    ids = stimulus_ids(part["stimuli"]) if "stimuli" in part else identical_ids(images)
+    cosine = part["fmri_embeddings"] @ images.T
     return RowAlignment(ids, cosine, ids[:, None] != ids)
 
 # %% ../nbs/463_alignment.ipynb #0f4f9519
@@ -113,10 +114,9 @@ def embedding_alignment(data: dict, seed: int = 0) -> dict:
     if len(matched) == 2:
         result["gap"] = matched[0] - matched[1]
     if "stimuli" in data["train"] and "stimuli" in data["test"]:
-        train_stimuli = {image.tobytes() for image in data["train"]["stimuli"]}
-        result["shared_stimuli"] = sum(
-            image.tobytes() in train_stimuli for image in data["test"]["stimuli"]
-        )
+        n_train = len(data["train"]["stimuli"])
+        ids = stimulus_ids(np.concatenate([data[name]["stimuli"] for name in ("train", "test")]))
+        result["shared_stimuli"] = int(np.isin(ids[n_train:], ids[:n_train]).sum())
     return result
 
 # %% ../nbs/463_alignment.ipynb #6ccf1927

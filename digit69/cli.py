@@ -25,9 +25,11 @@ from digit69.cli_data import (
     data_map,
     data_simulate,
 )
-from .cli_models import embed, explore, live, reconstruct, train
-from .cli_runs import batch, bench, crossval, evaluate, report, run
+from .cli_evaluate import evaluate
+from .cli_models import embed, explore, live, reconstruct
+from .cli_runs import batch, bench, crossval, report, run
 from .cli_stop import describe_stop, stopping_signals
+from .cli_training import train
 from .core import Digit69Error
 
 # %% ../nbs/840_cli.ipynb #425911ed

@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import Out, Quiet, Seed, describe_rows, print_facts, setup_process
+from .cli_answers import describe_rows, print_facts
+from .cli_options import Out, Quiet, Seed, setup_process
 from .cli_reading import reads_data
 from .core import DataError
 

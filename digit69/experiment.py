@@ -22,7 +22,7 @@ from .core import DataError, log, stopwatch
 from .crossval import cross_validate
 from .data import BrainDataset, Split
 from .diagnostics import diagnostic_figures, run_diagnostics
-from .evaluate_files import evaluate_files
+from .evaluate_files import evaluate_files, load_entries, say_how_read
 from .evaluation import add_baselines, run_models
 from .files import atomic_write, read_json, write_json, write_text
 from .fit_plan import expected_folds, expected_seconds, plan_fits
@@ -30,6 +30,7 @@ from .further_scores import add_conventions
 from .learning_curve import learning_curve
 from .manifest import build_manifest, init_run_dir
 from .meter import Meter
+from .methods import methods_text
 from .model_card import model_card
 from .models.capabilities import HasLinearReadout
 from .models.registry import get_model_spec
@@ -43,7 +44,7 @@ from .quality_figure import quality_figure
 from .report import check_kernel, run_notebook
 from .run_embeddings import write_embedding_files
 from .run_figures import run_figures
-from .runs import Run, is_crossval, load_reconstructions, load_run
+from .runs import Run, is_crossval, load_run
 from .splits import check_train_test_overlap, choose_protocol, make_folds
 from .tasks import is_fast
 from .temporaries import claim_folder
@@ -118,7 +119,7 @@ def write_report(
     # `ssim` among them names further conventions to score by
     page: bool = True,  # False: without the HTML report
 ) -> Run:
-    "Figures, model card, manifest and the HTML report of a run."
+    "Figures, model card, methods, manifest and the HTML report of a run."
     new = build_manifest(**facts) if facts else {}
     update_manifest(out, **new, folder=str(out), status="reporting")  # card and page read it
     add_conventions(out, tuple(facts.get("ssim", ())), facts.get("seed", 0))
@@ -127,6 +128,7 @@ def write_report(
     write_text(out / "MODEL_CARD.md", model_card(run))
     if page:
         run_notebook(report_name(run), out / "reports", run=out.resolve())
+    write_text(out / "methods.md", methods_text(run))  # last: it lists the files
     update_manifest(out, status="done")
     return load_run(out)
 
@@ -271,21 +273,22 @@ def run_crossval_experiment(
 # %% ../nbs/730_experiment.ipynb #1a6fdf3f
 def run_evaluation(
     split: Split,
-    files: list[str | Path],  # .npz files with `reconstructions` (N,28,28) of the test rows
+    files: list[str | Path],  # reconstructions of the test rows: `611_reconstruction_files`
     out: str | Path,
     seed: int = 0,
     allow_overlap: bool = False,
     ssim: tuple[str, ...] = (),  # conventions of SSIM to score by as well
+    order: str | None = None,  # of flat pictures: columns or rows; None: by the kind of file
 ) -> Run:
     "Score files of reconstructions beside the baselines, in a run folder with a report."
     split.test.require("images", "evaluate")
     check_train_test_overlap(split, allow_overlap)
-    for file in files:
-        load_reconstructions(file)  # a damaged file is named before a folder is made
+    entries = load_entries(files, split.test, order)  # says what is wrong before a folder is made
     check_kernel()
     out = init_run_dir(out, command="evaluate", data=split.digest, seed=seed)
+    said = say_how_read(entries)
     write_audit(split, out, seed)
-    evaluate_files(split, files, out, seed, allow_overlap)
+    evaluate_files(split, files, out, seed, allow_overlap, order)
     facts = {"command": "evaluate", "files": files, "data": split.provenance, "seed": seed}
-    facts["ssim"] = ssim
+    facts |= {"ssim": ssim, "read_as": said}
     return write_report(out, facts)

@@ -1,6 +1,7 @@
 """Seeded damage of every kind of file, and readers that must answer each with a value or with one line.
 
-`python tests/mutations.py [N]` prints how many of N mutants of each kind failed; older versions can be asked too.
+`python tests/mutations.py [N]` prints how many of N mutants of each kind failed; older versions can be asked
+too.
 """
 
 import json

@@ -1,5 +1,7 @@
 """Rank metrics compare with different pictures, on every path: a repeat of a picture is not its rival."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,15 @@ PERFECT = dict.fromkeys(RANKS, 1.0)
 def test_perfect_reconstructions_are_perfect_however_often_pictures_are_shown(once, times):
     test = with_repeats(once.test, times)
     _, scores = score_reconstructions(test.images, test)
+    assert mean_scores(scores) == PERFECT
+
+
+def test_pictures_that_differ_by_a_grey_level_are_no_rivals(once):
+    random = np.random.default_rng(0)
+    test = with_repeats(once.test, 3)
+    levels = np.round(255 * test.images) + random.integers(-1, 2, test.images.shape)
+    rendered = replace(test, images=np.clip(levels, 0, 255).astype(np.float32) / 255)
+    _, scores = score_reconstructions(rendered.images, rendered)
     assert mean_scores(scores) == PERFECT
 
 
