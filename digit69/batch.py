@@ -44,8 +44,8 @@ def function_arguments(settings: dict) -> dict:
     for key, value in settings.items():
         if key in OPTIONS and key not in ("data", "models", "model", *CHOICE_OPTIONS):
             arguments[OPTIONS[key].parameter] = value
-    if "once" in arguments:
-        arguments["once"] = tuple(arguments["once"])
+    for name in {"once", "ssim"} & arguments.keys():
+        arguments[name] = tuple(arguments[name])
     params = read_settings({key: value for key, value in settings.items() if "." in key})
     return arguments | {"params": params}
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from sklearn.model_selection import ParameterGrid
 
+from .conventions import parse_conventions
 from .core import DataError, Digit69Error, ModelError
 from .data_spec import SWITCHES, parse_spec, write_spec
 from .file_keys import parse_keys
@@ -62,6 +63,7 @@ OPTIONS = {
     "null": GridOption("null", int),
     "learning_curve": GridOption("learning", bool),
     "once": GridOption("once", list),
+    "ssim": GridOption("ssim", list),
     "order": GridOption("order", ORDERS),
     "keys": GridOption("keys", str),
     "drop_bad_voxels": GridOption("drop_bad_voxels", bool),
@@ -78,7 +80,7 @@ SHARED_OPTIONS = ("data", *READING_OPTIONS, "preset", "seed", *PRIOR_OPTIONS)
 
 # %% ../nbs/734_grid_file.ipynb #aabeec00
 COMMANDS = {  # command -> its options; `set` is one of each
-    "run": ("models", *SHARED_OPTIONS, "allow_overlap"),
+    "run": ("models", *SHARED_OPTIONS, "allow_overlap", "ssim"),
     "crossval": (
         "models",
         *SHARED_OPTIONS,
@@ -88,6 +90,7 @@ COMMANDS = {  # command -> its options; `set` is one of each
         "null",
         "learning_curve",
         "once",
+        "ssim",
     ),
     "train": ("model", *SHARED_OPTIONS),
 }
@@ -189,7 +192,7 @@ def convert_option(command: str, key: str, value: Any) -> Any:
         names = split_names(value)
         if not names or not all(isinstance(name, str) and name for name in names):
             raise DataError(f"{key} takes names, with commas or as a list, not {value!r}")
-        return names
+        return list(parse_conventions(",".join(names))) if key == "ssim" else names
     try:
         return convert_value(value, str if kind is list else kind)
     except (TypeError, ValueError, OverflowError):

@@ -38,7 +38,8 @@ def test_every_help_has_an_example_that_parses(name):
     command = COMMANDS[tuple(name.split())]
     with typer.Context(command, info_name=name) as context:
         text = command.get_help(context)
-    examples = re.findall(r"^\s+(digit69 .+)$", text, re.MULTILINE)
+    whole_lines = re.sub(r"\\\n\s+", "", text)
+    examples = re.findall(r"^\s+(digit69 .+)$", whole_lines, re.MULTILINE)
     assert examples, text
     assert all(example.startswith(f"digit69 {name}") for example in examples)
     for example in examples:

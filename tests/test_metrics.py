@@ -117,7 +117,7 @@ def test_a_metric_from_outside_is_computed_and_summarised_with_the_others(guests
 
 def test_a_rank_metric_from_outside_sees_all_stimuli(guests, images):
     recon, target = images
-    among_more = np.concatenate([target, target / 2])
+    among_more = np.concatenate([target, target[:, ::-1]])
     values = compute_metrics(recon, target, stimuli=among_more, shown=np.arange(4))
     assert set(values["n_stimuli"]) == {8.0}
 

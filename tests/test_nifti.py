@@ -67,7 +67,7 @@ def test_images_become_rows_and_importance_becomes_a_map(brain, tmp_path):
         ({"test_runs": "1,2,3"}, "some, not all"),
         ({"test_runs": "last"}, "is no number of a run"),
         ({"mask": "none.nii"}, "does not exist"),
-        ({"stimuli": "none.npy"}, "is no .npy file"),
+        ({"stimuli": "none.npy"}, "none.npy does not exist"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(brain, tmp_path, capsys, changes, message):
