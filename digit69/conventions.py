@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from .core import DataError
 from .metrics import METRICS, Metric
+from .original_size import ORIGINAL_SIZE_METRICS
 from .pixel_metrics import ssim, ssim_gaussian, ssim_global
 
 # %% ../nbs/212_conventions.ipynb #a97e1ee6
@@ -28,7 +29,7 @@ SSIM_CONVENTIONS: dict[str, Metric] = {  # convention -> metric; the first is wh
 # %% ../nbs/212_conventions.ipynb #fd0888a8
 def every_metric() -> list[Metric]:
     """The registered metrics, and those that are computed when they are asked for."""
-    return [*METRICS.values(), *SSIM_CONVENTIONS.values()]
+    return [*METRICS.values(), *SSIM_CONVENTIONS.values(), *ORIGINAL_SIZE_METRICS]
 
 # %% ../nbs/212_conventions.ipynb #9aa1512c
 def parse_conventions(words: str) -> tuple[str, ...]:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SIZE', 'LARGEST_LABEL', 'check_finite', 'as_float32', 'bad_voxels', 'describe_bad_voxels', 'check_fmri',
-           'check_images', 'check_integers', 'checked_arrays', 'BrainDataset', 'take_rows', 'describe',
-           'concatenate_known', 'Split']
+           'check_images', 'check_integers', 'check_originals', 'checked_arrays', 'BrainDataset', 'take_rows',
+           'describe', 'concatenate_known', 'Split']
 
 # %% ../nbs/100_data.ipynb #e76b162e
 from dataclasses import dataclass, field
@@ -130,6 +130,17 @@ def check_integers(values: np.ndarray, n_rows: int, key: str, name: str) -> np.n
         raise DataError(f"{name}: {key} reach beyond {LARGEST_LABEL}: number them from 0 or 1 on")
     return values.astype(np.int64)
 
+# %% ../nbs/100_data.ipynb #fc4ccb24
+def check_originals(originals: np.ndarray, n_rows: int, name: str) -> np.ndarray:
+    """Images at their first size: (N,S,S) uint8, S above 28, one for each row of voxels."""
+    originals = np.asarray(originals)
+    is_stack = originals.ndim == 3 and originals.shape[1] == originals.shape[2]
+    if not is_stack or len(originals) != n_rows or originals.dtype != np.uint8:
+        raise DataError(
+            f"{name}: originals are {originals.dtype} {originals.shape}; they must be uint8 ({n_rows},S,S)"
+        )
+    return originals
+
 # %% ../nbs/100_data.ipynb #86aee2be
 def checked_arrays(data: "BrainDataset") -> dict[str, np.ndarray]:
     """The arrays that a data set holds, checked, converted and read-only."""
@@ -140,6 +151,8 @@ def checked_arrays(data: "BrainDataset") -> dict[str, np.ndarray]:
     for key in ("labels", "groups"):
         if getattr(data, key) is not None:
             arrays[key] = check_integers(getattr(data, key), n_rows, key, data.name)
+    if data.originals is not None:
+        arrays["originals"] = check_originals(data.originals, n_rows, data.name)
     for array in arrays.values():
         array.setflags(write=False)
     return arrays
@@ -158,6 +171,7 @@ class BrainDataset:
     labels: np.ndarray | None = None  # (N,) int64
     groups: np.ndarray | None = None  # (N,) int64
     name: str = "data"
+    originals: np.ndarray | None = None  # (N,S,S) uint8, the images before they were made smaller
 
     def __post_init__(self) -> None:
         for key, array in checked_arrays(self).items():
@@ -200,7 +214,7 @@ class BrainDataset:
 def take_rows(data: BrainDataset, index: np.ndarray) -> BrainDataset:
     """Rows of every array that a data set holds."""
     chosen = {}
-    for key in ("fmri", "images", "labels", "groups"):
+    for key in ("fmri", "images", "labels", "groups", "originals"):
         array = getattr(data, key)
         chosen[key] = None if array is None else array[index]
     return BrainDataset(**chosen, name=data.name)
@@ -216,8 +230,8 @@ def describe(data: BrainDataset) -> str:
 
 # %% ../nbs/100_data.ipynb #80e31b6b
 def concatenate_known(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
-    """Both arrays one after the other, or None where either is unknown."""
-    if first is None or second is None:
+    """Both arrays one after the other, or None where either is unknown or their rows differ in shape."""
+    if first is None or second is None or first.shape[1:] != second.shape[1:]:
         return None
     return np.concatenate([first, second])
 
@@ -253,7 +267,7 @@ class Split:
         """All rows whose stimulus is known, train first: the material for cross-validation."""
         if self.test.images is None:
             return self.train
-        keys = ("fmri", "images", "labels", "groups")
+        keys = ("fmri", "images", "labels", "groups", "originals")
         joined = {
             key: concatenate_known(getattr(self.train, key), getattr(self.test, key))
             for key in keys

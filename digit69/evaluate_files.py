@@ -75,6 +75,8 @@ def evaluate_files(
     baselines = {name: fit_baseline(name, split, seed) for name in names if name not in loaded}
     entries = {**baselines, **loaded}
     for name, entry in entries.items():
-        file = Path(out) / "reconstructions" / f"{name}.npz"
-        write_npz(file, reconstructions=entry.reconstructions)
+        arrays = {"reconstructions": entry.reconstructions}
+        if name in read and read[name].originals is not None:
+            arrays["originals"] = read[name].originals
+        write_npz(Path(out) / "reconstructions" / f"{name}.npz", **arrays)
     return score_run(split, entries, out, seed, skipped)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RUN_STAGES', 'CROSSVAL_STAGES', 'write_audit', 'write_training_figures', 'readout_models', 'write_readout_figure',
-           'report_name', 'update_manifest', 'write_figures', 'write_report', 'log_leaks', 'shared_folder',
-           'check_before_work', 'run_experiment', 'check_once', 'run_checks', 'run_crossval_experiment',
-           'run_evaluation']
+           'report_name', 'update_manifest', 'write_figures', 'write_report', 'log_leaks', 'audit_split',
+           'shared_folder', 'check_before_work', 'run_experiment', 'check_once', 'run_checks',
+           'run_crossval_experiment', 'run_evaluation']
 
 # %% ../nbs/730_experiment.ipynb #fd42fa45
 import shutil
@@ -26,7 +26,7 @@ from .evaluate_files import evaluate_files, load_entries, say_how_read
 from .evaluation import add_baselines, run_models
 from .files import atomic_write, read_json, write_json, write_text
 from .fit_plan import expected_folds, expected_seconds, plan_fits
-from .further_scores import add_conventions
+from .further_scores import add_conventions, add_original_size
 from .learning_curve import learning_curve
 from .manifest import build_manifest, init_run_dir
 from .meter import Meter
@@ -144,6 +144,12 @@ def log_leaks(result: Audit) -> None:
     for finding in result.leaks:
         log(f"audit: {finding.text}")
 
+# %% ../nbs/730_experiment.ipynb #37f78483
+def audit_split(split: Split, out: Path, seed: int) -> dict:
+    "Audit a split, say its leaks, and return how unlike the training rows its test rows are."
+    log_leaks(write_audit(split, out, seed))
+    return check_test_rows(split.train.fmri, split.test.fmri)
+
 # %% ../nbs/730_experiment.ipynb #022530bc
 @contextmanager
 def shared_folder(out: Path) -> Iterator[Path]:
@@ -189,8 +195,7 @@ def run_experiment(
     own = {name: expected_seconds(name, preset) for name in names}
     with stopwatch() as seconds, Meter("run", RUN_STAGES, plan, n_jobs, own) as meter:
         with meter.stage("audit"):
-            log_leaks(write_audit(split, out, seed))
-            settings["test_rows"] = check_test_rows(split.train.fmri, split.test.fmri)
+            settings["test_rows"] = audit_split(split, out, seed)
         with shared_folder(out) as shared_dir:
             options = (preset, seed, resume, allow_overlap, n_jobs, outside, params, shared_dir)
             run_models(split, models, out, *options, meter)
@@ -198,6 +203,7 @@ def run_experiment(
                 sources = (outside, params, shared_dir, resume)
                 write_embedding_files(split, out, models, preset, seed, *sources)
         with meter.stage("page"):
+            add_original_size(out, split.test, seed)
             write_training_figures(out, models)
             return write_report(out, {**settings, "seconds": seconds()}, page)
 
@@ -219,7 +225,10 @@ def run_checks(
     options: dict,  # preset, seed, outside, params, and where tasks run
     leave: tuple[str, ...] = (),
 ) -> None:
-    "The checks of a cross-validated run: null and learning curve where asked for, diagnostics always."
+    """The checks of a cross-validated run: null and learning curve where asked for, diagnostics always.
+
+    Scores at the first size of the pictures are added where they were larger."""
+    add_original_size(out, data, options["seed"])
     if null:
         permutation_null(data, names, out, null, **options, leave=leave)
     if learning:
@@ -289,6 +298,7 @@ def run_evaluation(
     said = say_how_read(entries)
     write_audit(split, out, seed)
     evaluate_files(split, files, out, seed, allow_overlap, order)
+    add_original_size(out, split.test, seed)
     facts = {"command": "evaluate", "files": files, "data": split.provenance, "seed": seed}
     facts |= {"ssim": ssim, "read_as": said}
     return write_report(out, facts)

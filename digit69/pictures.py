@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ORDERS', 'ORDER_WORDS', 'LUMINANCE', 'check_order', 'unfold', 'pictures_first', 'channels_to_grey', 'to_stack',
-           'square_width', 'with_margin', 'nearest_pixels', 'resize_pictures', 'describe_resize']
+           'square_width', 'with_margin', 'nearest_pixels', 'resize_pictures', 'keep_originals', 'describe_resize']
 
 # %% ../nbs/115_pictures.ipynb #499b181b
 import math
@@ -263,6 +263,23 @@ def resize_pictures(pictures: np.ndarray, size: int = IMAGE_SIZE) -> np.ndarray:
     shape = (len(squares), size, size)
     averaged = resize_local_mean(squares, shape, preserve_range=True)
     return averaged.astype(np.float32)
+
+# %% ../nbs/115_pictures.ipynb #669332b6
+def keep_originals(pictures: np.ndarray) -> np.ndarray | None:
+    """Pictures at their first size, as bytes; None where they are no larger than 28x28.
+
+    Parameters
+    ----------
+    pictures : (N,H,W) in [0,1], bright on dark
+
+    Returns
+    -------
+    (N,S,S) uint8, S the larger of H and W; the margin of a square is black
+    """
+    if max(pictures.shape[1:]) <= IMAGE_SIZE:
+        return None
+    squares = with_margin(pictures)
+    return np.rint(squares * np.float32(255)).astype(np.uint8)
 
 # %% ../nbs/115_pictures.ipynb #06efe340
 def describe_resize(shape: tuple[int, int], key: str) -> list[str]:

@@ -157,7 +157,8 @@ def mean_rows(data: BrainDataset) -> BrainDataset:
     )
     groups = data.groups[first] if same_run else None
     fmri = (sums / counts[:, None]).astype(np.float32)
-    return BrainDataset(fmri, data.images[first], labels, groups, data.name)
+    originals = None if data.originals is None else data.originals[first]
+    return BrainDataset(fmri, data.images[first], labels, groups, data.name, originals)
 
 # %% ../nbs/114_preparation.ipynb #51faa989
 def reliability(data: BrainDataset) -> float:

@@ -15,7 +15,13 @@ import numpy as np
 from .array_files import ENDINGS, ArrayFile, open_arrays, to_plain_array
 from .core import DataError
 from .data import check_finite
-from .pictures import check_order, describe_resize, resize_pictures, to_stack
+from digit69.pictures import (
+    check_order,
+    describe_resize,
+    keep_originals,
+    resize_pictures,
+    to_stack,
+)
 from .pixel_metrics import pcc
 
 # %% ../nbs/611_reconstruction_files.ipynb #35b1ec72
@@ -117,6 +123,7 @@ class ReconstructionFile:
 
     images: np.ndarray
     remarks: tuple[str, ...] = ()
+    originals: np.ndarray | None = None  # (N,S,S) uint8, where they were larger than 28x28
 
 # %% ../nbs/611_reconstruction_files.ipynb #bc2f978c
 def read_reconstructions(
@@ -151,7 +158,7 @@ def read_reconstructions(
         remarks.append(f"grey levels {black:g} to {white:g} taken as black to white")
     remarks += describe_resize(stack.shape[1:], name)
     scaled = np.clip((stack.astype(np.float32) - black) / (white - black), 0, 1)
-    return ReconstructionFile(resize_pictures(scaled), tuple(remarks))
+    return ReconstructionFile(resize_pictures(scaled), tuple(remarks), keep_originals(scaled))
 
 # %% ../nbs/611_reconstruction_files.ipynb #37a9f96c
 def doubts(images: np.ndarray, targets: np.ndarray, margin: float = 0.1) -> list[str]:

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from conftest import real_file
 from digit69 import prior_sources
 from digit69.augmentation import stimulus_keys
-from digit69.cli_options import print_run
+from digit69.cli_answers import print_run
 from digit69.comparison import pipeline_table
 from digit69.converter import convert_split
 from digit69.core import DataError, ModelError
