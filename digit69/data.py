@@ -163,8 +163,7 @@ class BrainDataset:
     """Rows of voxel responses with the stimuli and classes behind them, where known. Immutable.
 
     `labels` are classes of the stimuli, `groups` the scanner run or session of each row. Raises `DataError`
-    when shapes disagree, or when values are not finite or not in range.
-    """
+    when shapes disagree, or when values are not finite or not in range."""
 
     fmri: np.ndarray  # (N,V) float32, arbitrary units
     images: np.ndarray | None = None  # (N,28,28) float32 in [0,1], upright, bright on dark
