@@ -80,7 +80,7 @@ SHARED_OPTIONS = ("data", *READING_OPTIONS, "preset", "seed", *PRIOR_OPTIONS)
 
 # %% ../nbs/734_grid_file.ipynb #aabeec00
 COMMANDS = {  # command -> its options; `set` is one of each
-    "run": ("models", *SHARED_OPTIONS, "allow_overlap", "ssim"),
+    "run": ("models", *SHARED_OPTIONS, "ssim", "allow_overlap"),
     "crossval": (
         "models",
         *SHARED_OPTIONS,
