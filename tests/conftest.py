@@ -80,8 +80,8 @@ def fitted_model(small_split):
     return fit
 
 
-@pytest.fixture
-def digit69():
+@pytest.fixture(scope="session")
+def run_digit69():
     """A function that runs the command line in a process of its own; returns the finished process."""
 
     def run(*words, **options):
@@ -89,3 +89,9 @@ def digit69():
         return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
     return run
+
+
+@pytest.fixture
+def digit69(run_digit69):
+    """The same, under the name that a person types."""
+    return run_digit69

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.io import savemat
 
+from digit69.cli import main
 from digit69.core import DataError
 from digit69.manifest import checkout
 from digit69.readers import read_split, write_split
@@ -128,19 +129,19 @@ def data(tmp_path_factory):
     return write_split(split, tmp_path_factory.mktemp("foreign") / "small.mat")
 
 
-def test_evaluate_says_how_it_read_and_keeps_it(data, digit69, tmp_path):
+def test_evaluate_says_how_it_read_and_keeps_it(data, no_pages, capsys, tmp_path):
     targets = read_split(data).test.images
     mirrored = 255 * targets.transpose(0, 2, 1).reshape(N, 784)
     file = write(".npy", mirrored, tmp_path)
-    words = ["evaluate", "--data", data, "--reconstructions", file]
-    done = digit69(*words, "--out", tmp_path / "rows")
-    assert done.returncode == 0, done.stderr
-    assert "read row by row" in done.stderr and "grey levels 0 to 255" in done.stderr
-    assert "warning: theirs: they agree better when mirrored" in done.stderr
+    words = ["evaluate", "--data", str(data), "--reconstructions", str(file)]
+    assert main([*words, "--out", str(tmp_path / "rows")]) == 0
+    said = capsys.readouterr().err
+    assert "read row by row" in said and "grey levels 0 to 255" in said
+    assert "warning: theirs: they agree better when mirrored" in said
     manifest = json.loads((tmp_path / "rows" / "manifest.json").read_text())
     assert len(manifest["read_as"]["theirs"]) == 3
-    again = digit69(*words, "--recon-order", "columns", "--out", tmp_path / "columns")
-    assert "mirrored" not in again.stderr
+    main([*words, "--recon-order", "columns", "--out", str(tmp_path / "columns")])
+    assert "mirrored" not in capsys.readouterr().err
     models = json.loads((tmp_path / "columns" / "metrics.json").read_text())["models"]
     assert models["theirs"]["pcc"]["mean"] > 0.999
 
