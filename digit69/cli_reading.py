@@ -105,4 +105,7 @@ def reads_data(command: Callable[..., None]) -> Callable[..., None]:
     with_reading.__signature__ = signature.replace(
         parameters=[*signature.parameters.values(), *added]
     )
+    del (
+        with_reading.__wrapped__
+    )  # who reads the source for defaults would miss those of the options
     return with_reading

@@ -68,18 +68,11 @@ def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray, float]:
 # %% ../nbs/130_nifti.ipynb #f05a7744
 @dataclass(frozen=True, eq=False)
 class BrainMask:
-    """Which voxels of a volume are used, and where they lie.
+    """Which voxels of a volume are used, and where they lie."""
 
-    Attributes
-    ----------
-    indices : (V,3) voxel indices, in the order of the columns of fMRI rows
-    affine : (4,4) from voxel indices to millimetres
-    shape : of the volume
-    """
-
-    indices: np.ndarray
-    affine: np.ndarray
-    shape: tuple[int, int, int]
+    indices: np.ndarray  # (V,3) voxel indices, in the order of the columns of fMRI rows
+    affine: np.ndarray  # (4,4) from voxel indices to millimetres
+    shape: tuple[int, int, int]  # of the volume
 
     def volume(self, values: np.ndarray) -> np.ndarray:
         """Values (V,) as a volume (X,Y,Z) float32, 0 outside the mask."""
@@ -189,26 +182,15 @@ def event_rows(
 # %% ../nbs/130_nifti.ipynb #ee0490a8
 @dataclass(frozen=True)
 class BrainImages:
-    """The files of one person, and which runs are for testing.
+    """The files of one person, and which runs are for testing."""
 
-    Attributes
-    ----------
-    bold : one 4D image for each run
-    mask : which voxels are used
-    events : one table for each run, in the same order
-    stimuli : .npy or .npz file of pictures (P,H,W), numbered from 0 by the events
-    test_runs : numbers of runs (from 1) whose rows are test rows; empty: the last run
-    rois : an image whose whole numbers name regions, or None
-    delay : seconds from onset to signal
-    """
-
-    bold: tuple[Path, ...]
-    mask: Path
-    events: tuple[Path, ...]
-    stimuli: Path
-    test_runs: tuple[int, ...] = ()
-    rois: Path | None = None
-    delay: float = 5.0
+    bold: tuple[Path, ...]  # one 4D image for each run
+    mask: Path  # which voxels are used
+    events: tuple[Path, ...]  # one table for each run, in the same order
+    stimuli: Path  # .npy or .npz file of pictures (P,H,W), numbered from 0 by the events
+    test_runs: tuple[int, ...] = ()  # numbers of runs, from 1, for testing; empty: the last
+    rois: Path | None = None  # an image whose whole numbers name regions
+    delay: float = 5.0  # seconds from onset to signal
 
 # %% ../nbs/130_nifti.ipynb #a85601ab
 def read_stimuli(path: Path) -> np.ndarray:
