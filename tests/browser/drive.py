@@ -596,7 +596,9 @@ def search_book(driver, index):
         results = driver.find_elements(By.CSS_SELECTOR, "ul.search a")
         return [result for result in results if result.text.startswith("Encoders")]
 
-    until("the notebook on encoders among the results", found, 20)[0].click()
+    first = until("the notebook on encoders among the results", found, 20)[0]
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", first)
+    first.click()
     assert driver.title.startswith("Encoders"), driver.title
 
 
