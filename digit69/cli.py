@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HELP', 'DATA_HELP', 'app', 'data_app', 'FULL_DISK', 'BAD_PATH', 'INTERRUPTED', 'make_app', 'first_sentence',
-           'show_version', 'one_line', 'is_out_of_memory', 'explain', 'call_app', 'main']
+           'show_version', 'one_line', 'is_out_of_memory', 'explain_usage', 'explain', 'call_app', 'main']
 
 # %% ../nbs/840_cli.ipynb #31f160b0
 import errno
@@ -146,6 +146,14 @@ def is_out_of_memory(error: Exception) -> bool:
     is_said = isinstance(error, RuntimeError | ValueError) and _NO_MEMORY.search(str(error))
     return isinstance(error, MemoryError) or bool(is_said)
 
+# %% ../nbs/840_cli.ipynb #ef6fbd0e
+def explain_usage(error: TyperException) -> str:
+    "One line for words that a command does not take, with the help that lists those it takes."
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "digit69"
+    problem = one_line(error.format_message()).replace("Value error, ", "")
+    return f"{problem} (see {command} --help)"
+
 # %% ../nbs/840_cli.ipynb #74e10adb
 def explain(error: Exception) -> str | None:
     "One line for an error that the user can mend; None for a bug."
@@ -154,7 +162,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in FULL_DISK:
         return f"{FULL_DISK[error.errno]}: free some space, then run the same command again"
     if isinstance(error, TyperException):
-        return f"{one_line(error.format_message())} (see digit69 --help)"
+        return explain_usage(error)
     if is_out_of_memory(error):
         return "there is not enough memory for this: use smaller numbers, a smaller --preset or fewer --jobs"
     if isinstance(error, OSError) and error.errno in BAD_PATH:

@@ -50,8 +50,10 @@ def methods_data(evidence: Evidence) -> str:
     test = f"{data['n_test']} test rows {shown}".rstrip()
     is_crossval = (evidence.run.folder / "folds").is_dir()
     train = f"{data['n_train']} training rows" + (" in each fold" if is_crossval else "")
+    is_simulated = data["name"].startswith("simulated")
+    responses = "simulated responses" if is_simulated else "the responses of one subject"
     return (
-        f"We analysed the responses of one subject ({data['name']}; SHA-256 of the data "
+        f"We analysed {responses} ({data['name']}; SHA-256 of the data "
         f"{data['sha256'][:16]}): {data['n_voxels']:,} voxels, {train} and {test}. "
         f"Origin: {answer_origin(evidence)}"
     )

@@ -14,6 +14,7 @@ from .data import BrainDataset, Split
 from .models.registry import OWN_PRIOR, get_model_spec, join_entry, split_entry
 from .outside_images import OutsideImages
 from digit69.prior_sources import (
+    check_prior,
     describe_outside,
     load_auto,
     load_outside,
@@ -138,6 +139,8 @@ def choose_priors(
     ModelError, DataError : an unknown name, or a prior that cannot be had or shows other things
     """
     if not any(get_model_spec(name).uses_prior for name in models):
+        for word in split_priors(prior):
+            check_prior(word)
         return PriorChoice(prior_entries(models, [OWN_PRIOR]))
     loaded = load_priors(priors_for_plain_names(models, prior), data, size)
     names = list(loaded)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['published_fingerprints', 'fingerprints', 'are_published', 'stimuli_to_purge', 'purge', 'nested_rows', 'take_some',
-           'prior_name', 'describe_file', 'read_outside', 'locate_mnist', 'load_outside', 'describe_outside',
-           'load_auto']
+           'prior_name', 'describe_file', 'read_outside', 'locate_mnist', 'check_prior', 'load_outside',
+           'describe_outside', 'load_auto']
 
 # %% ../nbs/355_prior_sources.ipynb #6003fe67
 import hashlib
@@ -174,6 +174,13 @@ def locate_mnist() -> Path:
         raise DataError(fetched)
     return fetched
 
+# %% ../nbs/355_prior_sources.ipynb #c44aafd6
+def check_prior(prior: str) -> None:
+    """Raise `DataError` unless a prior is own, mnist, auto or a file that is there."""
+    if prior in ("own", "mnist", "auto") or Path(prior).expanduser().is_file():
+        return
+    raise DataError(f"--prior takes own, mnist, auto or a .npz file: {prior} is none of these")
+
 # %% ../nbs/355_prior_sources.ipynb #5f518b18
 def load_outside(
     prior: str,
@@ -201,13 +208,10 @@ def load_outside(
     """
     if prior == "own":
         return None
+    check_prior(prior)
     name = prior_name(prior)
     if prior == "mnist":
         check_not_patterns(train.images, name)
-    elif not Path(prior).expanduser().is_file():
-        raise DataError(
-            f"--prior takes own, mnist, auto or a .npz file: {prior} is none of these"
-        )
     path = locate_mnist() if prior == "mnist" else Path(prior).expanduser()
     return take_some(read_outside(path, name, train, references, unchecked), size)
 

@@ -6,7 +6,7 @@
 __all__ = ['describe_run', 'describe_baselines', 'describe_skipped', 'describe_findings', 'how_good', 'how_sure', 'compared_with',
            'null_sentence', 'exchange_sentence', 'accident', 'crossval_summary', 'describe_prior', 'describe_priors',
            'describe_score', 'describe_model', 'describe_models', 'describe_rows', 'preset_banner', 'plumbing_banner',
-           'next_steps', 'activation', 'start_folder', 'what_next']
+           'next_steps', 'activate_command', 'start_folder', 'what_next']
 
 # %% ../nbs/708_run_summary.ipynb #2b1feabc
 import shutil
@@ -303,7 +303,7 @@ def next_steps(run: Run, folder: str) -> list[tuple[str, str]]:
     ]
 
 # %% ../nbs/708_run_summary.ipynb #fbca4dd8
-def activation(start: Path, program: str = "digit69") -> str | None:
+def activate_command(start: Path, program: str = "digit69") -> str | None:
     """The command after which the shell finds the program.
 
     A page says no absolute paths: an environment outside `start` is the reader's own affair.
@@ -335,7 +335,7 @@ def start_folder(run: Run) -> Path:
 def what_next(run: Run) -> str:
     "The next steps as Markdown, each with its command."
     folder = run.manifest.get("folder", str(run.folder))
-    start = activation(start_folder(run))
+    start = activate_command(start_folder(run))
     steps = [("Once in each terminal", start)] if start else []
     steps += next_steps(run, folder)
     return "\n\n".join(f"{what}:\n\n```\n{command}\n```" for what, command in steps)
