@@ -12,12 +12,12 @@ import pytest
 
 # How often each command is killed; those with workers take longer.
 KILLS = {
-    "run": 4,
+    "run": 2,
     "run --jobs 2": 1,
-    "crossval": 4,
+    "crossval": 2,
     "crossval --jobs 2": 1,
-    "train": 4,
-    "batch": 4,
+    "train": 2,
+    "batch": 2,
     "batch --jobs 2": 1,
 }
 
