@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -75,11 +76,13 @@ _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that numpy w
 # %% ../nbs/005_guard.ipynb #99c5e575
 def _read_header(member: zipfile.ZipExtFile) -> tuple[tuple, np.dtype]:
     """Shape and dtype that a .npy file declares."""
-    version = np.lib.format.read_magic(member)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
-    else:
-        shape, _, dtype = np.lib.format.read_array_header_2_0(member)
+    read_rest = np.lib.format.read_array_header_2_0
+    if np.lib.format.read_magic(member) == (1, 0):
+        read_rest = np.lib.format.read_array_header_1_0
+    try:
+        shape, _, dtype = read_rest(member)
+    except (SyntaxError, TokenError):  # numpy reads it as a line of Python
+        raise ValueError("no header of an array") from None
     return shape, dtype
 
 # %% ../nbs/005_guard.ipynb #d58b3ccb

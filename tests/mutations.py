@@ -295,13 +295,18 @@ def limited(seconds: int):
         signal.signal(signal.SIGALRM, before)
 
 
+def is_one_line(text: str) -> bool:
+    """Whether a message is a line, and not an empty one."""
+    return len(text.strip().splitlines()) == 1
+
+
 def outcome(read: Callable, file: Path) -> str | None:
     """None where a file is read or refused in one line, else what went wrong."""
     try:
         with limited(SECONDS), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             read(file)
     except Digit69Error as error:
-        return None if str(error).strip() else "an empty message"
+        return None if is_one_line(str(error)) else f"not one line: {str(error)!r:.80}"
     except TooSlowError:
         return "too slow"
     except BaseException as error:
@@ -311,10 +316,11 @@ def outcome(read: Callable, file: Path) -> str | None:
 
 
 def command(*words: object) -> None:
-    """Run a command in this process; an exit code that is neither 0 nor 2 is an error."""
-    code = main([*map(str, words), "--quiet"])
-    if code not in (0, 2):
-        raise AssertionError(f"exit code {code}")
+    """Run a command in this process; it ends with exit code 0, or with 2 and one line."""
+    with redirect_stderr(StringIO()) as said:
+        code = main([*map(str, words), "--quiet"])
+    if code not in (0, 2) or (code == 2 and not is_one_line(said.getvalue())):
+        raise AssertionError(f"exit code {code}: {said.getvalue()[:80]!r}")
 
 
 def make_checkpoint(file: Path) -> Callable:
