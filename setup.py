@@ -34,6 +34,7 @@ setup(
         "clip": cfg["clip_requirements"].split(),
         "explore": cfg["explore_requirements"].split(),
         "nifti": cfg["nifti_requirements"].split(),
+        "bdpy": cfg["bdpy_requirements"].split(),
     },
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     zip_safe=False,

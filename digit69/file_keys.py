@@ -26,7 +26,13 @@ WHOLE_KEYS = (
     "chunks",
 )  # of train and test rows, in this order
 ORDER_KEY = "order"  # how flat pictures list their pixels
-PLACE_KEYS = ("voxelIndex", "affine", "volumeShape", "roi")  # where voxels lie, for maps
+PLACE_KEYS = (
+    "voxelIndex",
+    "voxelPosition",
+    "affine",
+    "volumeShape",
+    "roi",
+)  # where voxels lie, for maps
 
 # %% ../nbs/119_file_keys.ipynb #013ef2ab
 def parse_keys(text: str | None) -> dict[str, str]:
@@ -116,5 +122,7 @@ def check_keys(file: ArrayFile, found: FoundKeys, needed: tuple[str, ...]) -> No
         way_out = "is it the right file?"
         if file.shapes:
             way_out = f"name them with --keys {missing[0]}=NAME"
+        if {"dataset", "metadata.key", "metadata.value"} <= set(file.shapes):
+            way_out = "a bdpy file? Convert it with `digit69 data import --bdata`"
         lacks = f"{file.path} lacks {', '.join(missing)}"
         raise DataError(f"{lacks}; it holds {file.describe()}: {way_out}")
