@@ -214,24 +214,23 @@ def average_repeats(split: Split) -> tuple[Split, list[str]]:
 
     Returns
     -------
-    the same split with fewer rows, or as it was without repeats; what was done and what it gains, in words
+    the same split with fewer rows where a part holds repeats; what was done and what it gains, in words
 
     Raises
     ------
     DataError : train has no images
     """
-    train, test = split.train, split.test
-    images = train.require("images", "--average-repeats")
-    n_stimuli = len(np.unique(stimulus_ids(images)))
-    if n_stimuli == train.n:
-        return split, ["no stimulus was shown twice in train: nothing to average"]
-    remarks = [f"train: {describe_gain(train)}"]
-    if test.images is None:
-        remarks.append("test pictures are hidden: it is not known which rows are repeats")
-        return replace(split, train=mean_rows(train)), remarks
-    averaged = mean_rows(test)
-    remarks.append(f"test: {test.n} rows averaged to {averaged.n}")
-    return replace(split, train=mean_rows(train), test=averaged), remarks
+    split.train.require("images", "--average-repeats")
+    averaged, remarks = {}, []
+    for part, data in {"train": split.train, "test": split.test}.items():
+        if data.images is None:
+            remarks.append(f"{part} pictures are hidden: it is not known which rows are repeats")
+        elif len(np.unique(stimulus_ids(data.images))) == data.n:
+            remarks.append(f"no stimulus was shown twice in {part}: nothing to average")
+        else:
+            remarks.append(f"{part}: {describe_gain(data)}")
+            averaged[part] = mean_rows(data)
+    return replace(split, **averaged), remarks
 
 # %% ../nbs/114_preparation.ipynb #bf97aeea
 @dataclass(frozen=True)
