@@ -152,6 +152,9 @@ def explain_usage(error: TyperException) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "digit69"
     problem = one_line(error.format_message()).replace("Value error, ", "")
+    if problem.startswith("No such command") and context:
+        commands = ", ".join(context.command.list_commands(context))
+        return f"{problem} Choose from {commands}"
     return f"{problem} (see {command} --help)"
 
 # %% ../nbs/840_cli.ipynb #74e10adb
