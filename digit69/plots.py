@@ -21,6 +21,7 @@ from matplotlib.transforms import Bbox
 
 from .dark_pages import to_dark
 from .files import atomic_write
+from .intervals import measured_names
 from .metrics import METRICS
 
 # %% ../nbs/220_plots.ipynb #54fadad9
@@ -229,9 +230,7 @@ def interval_bars(
 # %% ../nbs/220_plots.ipynb #328ea409
 def panel_metrics(models: dict) -> list[str]:
     """Names of the metrics to draw for models with scores: headlines first, then others that have a panel."""
-    scored = set()
-    for scores in models.values():
-        scored.update(scores)
+    scored = set().union(*map(measured_names, models.values()))
     plotted = [metric for metric in METRICS.values() if metric.plotted and metric.name in scored]
     headlines = [metric.name for metric in plotted if metric.headline]
     others = [metric.name for metric in plotted if not metric.headline]
