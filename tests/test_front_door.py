@@ -50,12 +50,20 @@ def test_the_page_opens_with_pictures_sentences_and_next_steps(smoke_run, tmp_pa
     assert "prefers-color-scheme: dark" in page and "<source media" in page
 
 
+def heed_ctrl_c():
+    "A shell lets its background jobs ignore Ctrl-C, and so do their children; a person's terminal does not."
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path):
     out = tmp_path / "r"
     words = ["run", "--data", "simulated", "--models", "ldm", "--prior", "own", "--out", str(out)]
     child = subprocess.Popen(
-        [*COMMAND, *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [*COMMAND, *words],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=heed_ctrl_c,
     )
     mark = out / "models" / "ridge" / "fit.json"
     deadline = time.monotonic() + 240
