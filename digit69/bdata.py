@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .array_files import check_file
-from .core import DataError
+from .core import DataError, import_extra, log
 from .nifti import read_stimuli
 
 if TYPE_CHECKING:
@@ -30,12 +30,8 @@ def require_bdpy() -> ModuleType:
     DataError
         It is not installed; the message says how to install it.
     """
-    try:
-        import bdpy
-    except ImportError:
-        hint = "pip install 'digit69[bdpy]' (on Python 3.11)"
-        raise DataError(f"bdpy files need the library bdpy: {hint}") from None
-    return bdpy
+    hint = "pip install 'digit69[bdpy]' (on Python 3.11)"
+    return import_extra("bdpy", "bdpy files", hint)
 
 # %% ../nbs/132_bdata.ipynb #2a92f0d1
 def open_bdata(path: str | Path) -> "BData":
@@ -166,28 +162,15 @@ def voxel_facts(bdata: "BData", index: np.ndarray) -> dict[str, np.ndarray]:
 # %% ../nbs/132_bdata.ipynb #ade95bff
 @dataclass(frozen=True)
 class BDataSource:
-    """A bdpy file of one person, what its columns are, and which runs are for testing.
+    """A bdpy file of one person, what its columns are, and which runs are for testing."""
 
-    Attributes
-    ----------
-    path : the bdpy file, .h5 or .mat
-    select : which columns are voxels, such as `ROI_VC` or `ROI_V1 | ROI_V2`
-    labels : the column that numbers the picture of each row; rows without a number are left out
-    stimuli : .npy or .npz file of pictures (P,H,W)
-    test_runs : numbers whose rows are test rows; empty: the highest
-    runs : the column that numbers the scanner run of each row
-    classes : the column that numbers the class of each row, or empty
-    count_from : the number of the first picture, 0 or 1; None: as the numbers prove
-    """
-
-    path: Path
-    select: str
-    labels: str
-    stimuli: Path
-    test_runs: tuple[int, ...] = ()
-    runs: str = "Run"
-    classes: str = ""
-    count_from: int | None = None
+    path: Path  # the bdpy file, .h5 or .mat
+    select: str  # which columns are voxels, such as `ROI_VC` or `ROI_V1 | ROI_V2`
+    labels: str  # the column that numbers the picture of each row
+    stimuli: Path  # .npy or .npz file of pictures (P,H,W)
+    test_runs: tuple[int, ...] = ()  # numbers whose rows are test rows; empty: the highest
+    runs: str = "Run"  # the column that numbers the scanner run of each row
+    count_from: int | None = None  # the number of the first picture; None: as the numbers prove
 
 # %% ../nbs/132_bdata.ipynb #b11cc8da
 def mark_test_rows(runs: np.ndarray, test_runs: tuple[int, ...]) -> np.ndarray:
@@ -203,15 +186,13 @@ def mark_test_rows(runs: np.ndarray, test_runs: tuple[int, ...]) -> np.ndarray:
 
 # %% ../nbs/132_bdata.ipynb #cce65863
 def trial_columns(bdata: "BData", source: BDataSource) -> dict[str, np.ndarray]:
-    """What stands beside the voxels of every row: (N,) `shown`, `run`; `session`, `label` if known."""
+    """What stands beside the voxels of every row: (N,) `shown` and `run`; `session` if known."""
     columns = {
         "shown": read_column(bdata, source.labels, "--labels"),
         "run": read_column(bdata, source.runs, "--runs"),
     }
     if "Session" in bdata.metadata.key and source.runs != "Session":
         columns["session"] = read_column(bdata, "Session", "the column")
-    if source.classes:
-        columns["label"] = read_column(bdata, source.classes, "--classes")
     return columns
 
 # %% ../nbs/132_bdata.ipynb #fd619be3
@@ -220,8 +201,7 @@ def import_bdata(source: BDataSource) -> dict[str, np.ndarray]:
 
     Returns
     -------
-    fmriTrn, stimTrn, runTrn, fmriTest, stimTest, runTest, with sessions and labels where the file has
-    them; `voxelPosition` (V,3) and `roi` (V,) where it tells
+    fmriTrn, stimTrn, runTrn, fmriTest, stimTest, runTest, with sessions where the file has them; `voxelPosition` (V,3) and `roi` (V,) where it tells
 
     Raises
     ------
@@ -230,11 +210,13 @@ def import_bdata(source: BDataSource) -> dict[str, np.ndarray]:
     """
     bdata, pictures = open_bdata(source.path), read_stimuli(source.stimuli)
     columns = trial_columns(bdata, source)
-    not_voxels = (source.labels, source.runs, *filter(None, [source.classes]))
-    index = select_voxels(bdata, source.select, not_voxels)
+    index = select_voxels(bdata, source.select, (source.labels, source.runs))
     has_picture = np.isfinite(columns["shown"])
     if not has_picture.any():
         raise DataError(f"--labels {source.labels}: no row of {source.path} has a number")
+    if not has_picture.all():
+        n_without = int((~has_picture).sum())
+        log(f"{n_without} of {len(has_picture)} rows have no picture number and are left out")
     fmri = bdata.dataset[np.ix_(has_picture, index)].astype(np.float32)
     trials = {key: whole_numbers(v[has_picture], key) for key, v in columns.items()}
     shown = trials.pop("shown")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TICK_SECONDS', 'Digit69Error', 'DataError', 'ModelError', 'OutputError', 'derive_seed', 'rng', 'set_threads',
            'is_available', 'pick_device', 'set_quiet', 'is_quiet', 'Listener', 'listening', 'print_above_bars', 'log',
-           'warn', 'tell_steps', 'tick_seconds', 'progress', 'stopwatch', 'load_plugins']
+           'warn', 'tell_steps', 'tick_seconds', 'progress', 'stopwatch', 'load_plugins', 'import_extra']
 
 # %% ../nbs/000_core.ipynb #8a5b24f0
 import hashlib
@@ -16,7 +16,8 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
+from importlib import import_module, metadata
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -258,3 +259,23 @@ def load_plugins(group: str) -> list[str]:
         else:
             loaded.append(point.name)
     return loaded
+
+# %% ../nbs/000_core.ipynb #79d73357
+def import_extra(name: str, who: str, install: str) -> ModuleType:
+    """An optional library.
+
+    Parameters
+    ----------
+    name : of the module
+    who : need it, in the plural, such as `NIfTI files`
+    install : the command that installs it
+
+    Raises
+    ------
+    DataError
+        It is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError:
+        raise DataError(f"{who} need the library {name}: {install}") from None

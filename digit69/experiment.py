@@ -24,7 +24,7 @@ from .data import BrainDataset, Split
 from .diagnostics import diagnostic_figures, run_diagnostics
 from .evaluate_files import evaluate_files, load_entries, say_how_read
 from .evaluation import add_baselines, run_models
-from .files import atomic_write, read_json, write_json, write_text
+from .files import atomic_write, read_json, sha256, write_json, write_text
 from .fit_plan import expected_folds, expected_seconds, plan_fits
 from .further_scores import add_conventions, add_original_size
 from .learning_curve import learning_curve
@@ -294,7 +294,8 @@ def run_evaluation(
     check_train_test_overlap(split, allow_overlap)
     entries = load_entries(files, split.test, order)  # says what is wrong before a folder is made
     check_kernel()
-    out = init_run_dir(out, command="evaluate", data=split.digest, seed=seed)
+    scored = {name: sha256([file.images]) for name, file in entries.items()}
+    out = init_run_dir(out, command="evaluate", data=split.digest, seed=seed, files=scored)
     said = say_how_read(entries)
     write_audit(split, out, seed)
     evaluate_files(split, files, out, seed, allow_overlap, order)

@@ -15,7 +15,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 
-from .core import DataError
+from .core import DataError, import_extra
 from .files import read_plain_npz
 from .guard import check_regular
 
@@ -28,11 +28,7 @@ def require_nibabel() -> ModuleType:
     DataError
         It is not installed; the message says how to install it.
     """
-    try:
-        import nibabel
-    except ImportError:
-        raise DataError("NIfTI files need nibabel: pip install nibabel") from None
-    return nibabel
+    return import_extra("nibabel", "NIfTI files", "pip install 'digit69[nifti]'")
 
 # %% ../nbs/130_nifti.ipynb #ed8af8b7
 def load_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray, float]:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ANSWERS', 'read_results', 'describe_entry', 'format_score', 'markdown_row', 'score_table', 'sample_table',
-           'describe_source']
+           'retrieval_score_table', 'describe_source']
 
 # %% ../nbs/707_result_files.ipynb #89924c68
 from pathlib import Path
@@ -83,6 +83,22 @@ def sample_table(results: dict) -> str:
             score = found[name]
             numbers.append(f"{score['mean']:.3f} [{score['lo']:.3f}, {score['hi']:.3f}]")
         lines.append(markdown_row([f"`{entry}`", *numbers]))
+    return "\n".join(lines)
+
+# %% ../nbs/707_result_files.ipynb #1fa90663
+def retrieval_score_table(results: dict) -> str:
+    """How often embeddings of held-out rows find their stimulus, as a Markdown table.
+
+    `results` holds, for each prior, `two_way` and `top1` to `top10` with their intervals."""
+    columns = {"two_way": "two-way", "top1": "top-1", "top5": "top-5", "top10": "top-10"}
+    titles = ["prior", *columns.values()]
+    lines = [markdown_row(titles), markdown_row(["---"] * len(titles))]
+    for prior, scores in results["models"].items():
+        numbers = []
+        for name in columns:
+            score = scores[name]
+            numbers.append(f"{score['mean']:.3f} [{score['lo']:.3f}, {score['hi']:.3f}]")
+        lines.append(markdown_row([f"`{prior}`", *numbers]))
     return "\n".join(lines)
 
 # %% ../nbs/707_result_files.ipynb #a7feeb43
