@@ -201,7 +201,8 @@ def import_bdata(source: BDataSource) -> dict[str, np.ndarray]:
 
     Returns
     -------
-    fmriTrn, stimTrn, runTrn, fmriTest, stimTest, runTest, with sessions where the file has them; `voxelPosition` (V,3) and `roi` (V,) where it tells
+    fmriTrn, stimTrn, runTrn, fmriTest, stimTest, runTest, with sessions where the file has them;
+    `voxelPosition` (V,3) and `roi` (V,) where it tells
 
     Raises
     ------
