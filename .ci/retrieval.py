@@ -44,7 +44,9 @@ def summarise(rows: list[dict]) -> dict[str, dict[str, float]]:
     """Means of the scores of all rows with 95 % bootstrap intervals over stimuli."""
     stimuli = np.array([row["shown"] for row in rows])
     summary = {}
-    for name in rows[0].keys() - {"shown"}:
+    for name in rows[0]:
+        if name == "shown":
+            continue
         values = np.array([row[name] for row in rows])
         interval = bootstrap_interval(values, groups=stimuli).to_dict()
         summary[name] = {key: round(value, 4) for key, value in interval.items()}
